@@ -20,6 +20,7 @@ use timbr_gateway::downstream::{Service, ServingConfig, serve};
 use timbr_gateway::gateway::Gateway;
 use timbr_gateway::gateway::recent_rejections::RecentRejections;
 use timbr_gateway::observability::metrics::Metrics;
+use timbr_gateway::observability::queries::QueryJournal;
 use timbr_gateway::upstream::{Backends, UpstreamClient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -76,7 +77,9 @@ impl Fixture {
         let metrics = Arc::<Metrics>::default();
         let admission = Arc::new(Admission::new(config.limits, &[], Vec::new(), Arc::clone(&metrics)));
         let rejections = RecentRejections::new(1).recorder(0);
-        let gateway = Rc::new(Gateway::new(&config, auth, vec![upstream], Arc::clone(&admission), rejections));
+        let queries = QueryJournal::new(1, metrics.queries.clone()).recorder(0);
+        let clients = vec![upstream];
+        let gateway = Rc::new(Gateway::new(&config, auth, clients, Arc::clone(&admission), rejections, queries));
         let (timeouts, limits) = (config.timeouts, config.limits);
         let trusted_proxies = Vec::new();
         let (proxy_protocol, drain_delay) = (false, config.drain.delay);

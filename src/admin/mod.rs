@@ -8,6 +8,7 @@ mod commands;
 pub mod control;
 pub mod dashboard;
 pub mod health;
+mod queries;
 mod rejections;
 mod routes;
 mod stops;
@@ -36,6 +37,7 @@ use crate::downstream::listener;
 use crate::gateway::recent_rejections::RecentRejections;
 use crate::gateway::snapshot::Snapshot;
 use crate::observability::metrics::{EndpointMetrics, Metrics};
+use crate::observability::queries::QueryJournal;
 use crate::upstream::{EndpointStatus, UpstreamStatus};
 
 use access::AdminPeer;
@@ -61,6 +63,8 @@ pub struct AdminContext {
     pub snapshot: Current<Arc<Snapshot>>,
     /// The most recent rejections with their reasons.
     pub recent_rejections: Arc<RecentRejections>,
+    /// The query journal.
+    pub queries: Arc<QueryJournal>,
     /// Requests shutdowns and reloads.
     pub control: ControlHandle,
     /// The state behind the dashboard.

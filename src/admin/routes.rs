@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::admin::access::AdminPeer;
 use crate::admin::health::{Probe, ProbeResult};
 use crate::admin::{
-    AdminBody, AdminContext, access, commands, dashboard, rejections, stops, tokens, update_upstream_metrics,
+    AdminBody, AdminContext, access, commands, dashboard, queries, rejections, stops, tokens, update_upstream_metrics,
 };
 use crate::base::percent::decode_query_value;
 use crate::config::AdminCommands;
@@ -129,7 +129,7 @@ struct AdminRoute {
     action: Action,
 }
 
-static ROUTES: [AdminRoute; 27] = [
+static ROUTES: [AdminRoute; 32] = [
     probe("/livez", |parts, admin| probe_response(Probe::Live, parts, admin)),
     // The name that many load balancers expect.
     probe("/healthz", |parts, admin| probe_response(Probe::Live, parts, admin)),
@@ -140,6 +140,7 @@ static ROUTES: [AdminRoute; 27] = [
     page("/dashboard", |_, _| dashboard::document()),
     page("/dashboard.css", |_, _| dashboard::style()),
     page("/dashboard.js", |_, _| dashboard::script()),
+    page("/dashboard-queries.js", |_, _| dashboard::queries_script()),
     page("/dashboard.svg", |_, _| dashboard::icon()),
     page("/overview", |_, admin| dashboard::overview(admin)),
     page("/events", |_, admin| dashboard::open_event_stream(admin)),
@@ -151,12 +152,16 @@ static ROUTES: [AdminRoute; 27] = [
     read("/refusals", Access::Local, |call| ready(rejections::list(&call))),
     read("/top", Access::Local, |call| ready(Ok(dashboard::top(call.admin)))),
     read("/explain/", Access::Local, |call| ready(rejections::explain(&call))),
+    read("/queries/running", Access::Operators, |call| ready(queries::running(&call))),
+    read("/queries/slow", Access::Operators, |call| ready(queries::slow(&call))),
+    read("/queries/top", Access::Operators, |call| ready(queries::top(&call))),
     read("/log-level", Access::Operators, |_| ready(commands::log_level())),
     command(Method::PUT, "/log-level", "log-level", |call| ready(commands::set_log_level(&call))),
     command(Method::POST, "/tokens/revoke", "revoke", |call| Box::pin(tokens::revoke(call))),
     read("/stops", Access::Operators, |call| ready(Ok(stops::list(call.admin)))),
     command(Method::POST, "/stop", "stop-requests", |call| Box::pin(stops::stop(call))),
     command(Method::POST, "/resume", "resume-requests", |call| Box::pin(stops::resume(call))),
+    command(Method::POST, "/queries/cancel", "cancel", |call| ready(queries::cancel(&call))),
     command(Method::POST, "/reload", "reload", |call| Box::pin(commands::reload(&call.admin.control))),
     command(Method::POST, "/drain", "drain", |call| ready(Ok(commands::drain(&call.admin.control)))),
     command(Method::POST, "/quit", "quit", |call| ready(Ok(commands::quit(&call.admin.control)))),

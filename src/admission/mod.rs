@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 use crate::base::identity_hasher::IdentityHasher;
 use crate::config::{LimitOptions, LimitRule, QueueOptions};
 use crate::observability::metrics::{CloseCause, Metrics};
+use crate::observability::queries::RunningQueryGuard;
 
 pub use fair_queue::QueueError;
 use fair_queue::{FairQueue, Slot};
@@ -165,6 +166,7 @@ impl Admission {
             kind: RequestKind::Query,
             slot: None,
             rules: SmallVec::new(),
+            _query: None,
         };
         let before = self.metrics.requests_in_flight.inc();
         if usize::try_from(before).is_ok_and(|before| before >= self.limits.requests) {
@@ -234,6 +236,8 @@ pub struct RequestPermit {
     slot: Option<Slot>,
     /// Of the rules that limit concurrent requests.
     rules: SmallVec<[RulePermit; 2]>,
+    /// Lists the query as running; `None` without a query journal.
+    _query: Option<RunningQueryGuard>,
 }
 
 impl RequestPermit {
@@ -303,6 +307,11 @@ impl RequestPermit {
             self.slot = Some(Box::pin(fair_queue.wait_for_slot(self.caller.unwrap_or_default())).await?);
         }
         Ok(())
+    }
+
+    /// Lists the query as running until the permit is dropped.
+    pub fn list_query(&mut self, query: RunningQueryGuard) {
+        self._query = Some(query);
     }
 
     /// Passes the slot on to the next waiting request: the backend has responded completely.

@@ -30,6 +30,7 @@ use crate::config::{Config, Problem, Settings, Sources, VerifierOptions};
 use crate::gateway::recent_rejections::RecentRejections;
 use crate::gateway::snapshot::Snapshot;
 use crate::observability::metrics::Metrics;
+use crate::observability::queries::QueryJournal;
 use crate::os::sd_notify::ServiceManager;
 use crate::os::socket_activation::PassedSockets;
 use crate::store;
@@ -126,6 +127,7 @@ pub struct Bound {
     metrics: Arc<Metrics>,
     store: Option<store::RunningDriver>,
     rejections: Arc<RecentRejections>,
+    queries: Arc<QueryJournal>,
 }
 
 /// Loads the files of the configuration, and binds the listeners.
@@ -142,6 +144,7 @@ pub fn bind_inherited(config: Config, inherited: Inherited, clock: &Clock) -> Re
     let metrics = Arc::<Metrics>::default();
     let store = components.auth.start_store(&metrics.store)?;
     let rejections = RecentRejections::new(config.workers);
+    let queries = QueryJournal::new(config.workers, metrics.queries.clone());
     Ok(Bound {
         config: Arc::new(config),
         components,
@@ -152,6 +155,7 @@ pub fn bind_inherited(config: Config, inherited: Inherited, clock: &Clock) -> Re
         metrics,
         store,
         rejections,
+        queries,
     })
 }
 

@@ -69,7 +69,8 @@ impl<'a> Supervisor<'a> {
         let Addresses { https, http, admin } = gateway.addresses();
         let [https, http, admin] = [https, http, admin].map(display_address);
         let status = format!("serving: https {https}, http {http}, admin {admin}");
-        let Bound { components, sockets, service_manager, metrics, rejections, config_source, clock, .. } = gateway;
+        let Bound { components, sockets, service_manager, metrics, rejections, queries, config_source, clock, .. } =
+            gateway;
         drop(components.auth);
         let mut tasks = JoinSet::new();
 
@@ -94,6 +95,7 @@ impl<'a> Supervisor<'a> {
             metrics: Arc::clone(&metrics),
             snapshot: active.clone(),
             recent_rejections: rejections,
+            queries,
             control,
             dashboard: Dashboard::new(last_reload.clone(), tls, is_self_signed),
         });

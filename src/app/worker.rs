@@ -26,6 +26,7 @@ use crate::downstream::{Service, ServingConfig, serve};
 use crate::gateway::Gateway;
 use crate::gateway::recent_rejections::RejectionRecorder;
 use crate::gateway::snapshot::Snapshot;
+use crate::observability::queries::QueryRecorder;
 use crate::tls::ServerTls;
 use crate::upstream::{Backends, UpstreamClient};
 
@@ -33,11 +34,18 @@ use crate::upstream::{Backends, UpstreamClient};
 pub struct Worker {
     pub snapshot: Arc<Snapshot>,
     pub number: usize,
-    pub rejections: RejectionRecorder,
+    pub recorders: Recorders,
     pub listeners: Vec<(std::net::TcpListener, Option<ServerTls>)>,
     pub started: StartupCounter,
     pub signal: ShutdownSignal,
     pub commands: UnboundedReceiver<WorkerCommand>,
+}
+
+/// What a worker writes about its requests for operators.
+#[derive(Clone)]
+pub struct Recorders {
+    pub rejections: RejectionRecorder,
+    pub queries: QueryRecorder,
 }
 
 /// A command of the supervisor to a worker. The worker replies when it is done.
@@ -56,12 +64,12 @@ impl Worker {
     }
 
     async fn serve(self) -> io::Result<usize> {
-        let Worker { snapshot, number, rejections, listeners, started, signal, commands } = self;
+        let Worker { snapshot, number, recorders, listeners, started, signal, commands } = self;
         let metrics = Arc::clone(snapshot.admission.metrics());
         let reaper = Rc::new(Reaper::new(snapshot.config.timeouts, metrics));
         reaper.set_min_read_rate(snapshot.config.limits.response_rate);
         let upstreams = upstream_clients(&snapshot, number, &[]);
-        let serving = Current::new(Rc::new(serving_config(&snapshot, &upstreams, rejections.clone())));
+        let serving = Current::new(Rc::new(serving_config(&snapshot, &upstreams, recorders.clone())));
         drop(snapshot);
         let mut accept_tasks = JoinSet::new();
         for (listener, tls) in listeners {
@@ -71,7 +79,7 @@ impl Worker {
         }
         started.record_started();
         let updater =
-            ConfigUpdater { serving: serving.clone(), number, upstreams, rejections, reaper: Rc::clone(&reaper) };
+            ConfigUpdater { serving: serving.clone(), number, upstreams, recorders, reaper: Rc::clone(&reaper) };
         tokio::select! {
             () = run_commands(commands, updater) => unreachable!("it runs forever"),
             () = sweep_periodically(&serving, &reaper) => unreachable!("it runs forever"),
@@ -91,9 +99,11 @@ fn upstream_clients(snapshot: &Snapshot, worker: usize, current: &[UpstreamClien
     snapshot.upstreams.iter().map(client).collect()
 }
 
-fn serving_config(snapshot: &Snapshot, upstreams: &[UpstreamClient], rejections: RejectionRecorder) -> ServingConfig {
+fn serving_config(snapshot: &Snapshot, upstreams: &[UpstreamClient], recorders: Recorders) -> ServingConfig {
     let Snapshot { config, auth, admission, .. } = snapshot;
-    let gateway = Gateway::new(config, Arc::clone(auth), upstreams.to_vec(), Arc::clone(admission), rejections);
+    let Recorders { rejections, queries } = recorders;
+    let clients = upstreams.to_vec();
+    let gateway = Gateway::new(config, Arc::clone(auth), clients, Arc::clone(admission), rejections, queries);
     ServingConfig {
         gateway: Rc::new(gateway),
         trusted_proxies: config.trusted_proxies.clone(),
@@ -110,7 +120,7 @@ struct ConfigUpdater {
     serving: Current<Rc<ServingConfig>>,
     number: usize,
     upstreams: Vec<UpstreamClient>,
-    rejections: RejectionRecorder,
+    recorders: Recorders,
     reaper: Rc<Reaper>,
 }
 
@@ -118,7 +128,7 @@ impl ConfigUpdater {
     /// Applies a snapshot to new requests. Requests in flight keep the previous one, which is dropped when they end.
     fn apply(&mut self, snapshot: &Snapshot) {
         self.upstreams = upstream_clients(snapshot, self.number, &self.upstreams);
-        let serving = serving_config(snapshot, &self.upstreams, self.rejections.clone());
+        let serving = serving_config(snapshot, &self.upstreams, self.recorders.clone());
         self.reaper.set_timeouts(snapshot.config.timeouts);
         self.reaper.set_min_read_rate(snapshot.config.limits.response_rate);
         drop(self.serving.replace(Rc::new(serving)));

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::{error, info};
 
 use crate::admin::health::StartupCounter;
-use crate::app::worker::{Worker, WorkerCommand};
+use crate::app::worker::{Recorders, Worker, WorkerCommand};
 use crate::app::{ABORT_TIMEOUT, Bound, RunOutcome};
 use crate::base::join_within::join_within;
 use crate::base::shutdown_phase::ShutdownSignal;
@@ -46,7 +46,10 @@ impl Workers {
             let worker = Worker {
                 number,
                 snapshot: Arc::clone(snapshot),
-                rejections: gateway.rejections.recorder(number),
+                recorders: Recorders {
+                    rejections: gateway.rejections.recorder(number),
+                    queries: gateway.queries.recorder(number),
+                },
                 listeners,
                 started: workers.started.clone(),
                 signal: signal.clone(),

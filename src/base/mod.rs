@@ -14,5 +14,6 @@ pub mod rate;
 pub mod secret;
 pub mod shutdown_phase;
 pub mod single_flight;
+pub mod truncate;
 pub mod user_name;
 pub mod watched_files;

@@ -127,7 +127,7 @@ fn join_strings<'a>(values: &'a Value, text: impl Fn(&'a Value) -> Option<&'a st
 }
 
 /// SECURITY: the client chooses the path, and over HTTP/2 it may contain terminal control sequences.
-fn printable_text(refusal: &Value, name: &str) -> String {
+pub fn printable_text(refusal: &Value, name: &str) -> String {
     let text = refusal[name].as_str().unwrap_or_default();
     text.chars().map(|c| if c.is_control() { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }

@@ -13,6 +13,7 @@ mod healthcheck;
 mod man;
 mod options;
 mod password;
+mod queries;
 mod salt;
 mod serve;
 mod stops;
@@ -65,6 +66,7 @@ fn dispatch() -> CliResult {
         Some(("stopped", matches)) => stops::stopped(matches),
         Some(("top", matches)) => top::run(matches),
         Some(("tokens", matches)) => tokens::run(matches),
+        Some(("queries", matches)) => queries::run(matches),
         Some(("explain", matches)) => explain::run(matches),
         Some(("users", matches)) => users::run(matches),
         Some(("config", matches)) => config::run(matches),
@@ -94,6 +96,7 @@ pub fn command() -> Command {
         .subcommands(stops::commands())
         .subcommand(top::command())
         .subcommand(tokens::command())
+        .subcommand(queries::command())
         .subcommand(explain::command())
         .subcommand(users::command())
         .subcommand(config::command())
@@ -114,7 +117,7 @@ pub fn command() -> Command {
              1    failure, with a message on standard error\n  \
              2    invalid arguments\n  \
              3    serve: a thread or task of the gateway failed\n  \
-             4    tokens revoke: no token matches\n  \
+             4    tokens revoke: no token matches; queries cancel: no query matches\n  \
              130  serve: aborted by a second signal\n\n\
              Output is colored on terminals, unless NO_COLOR is set.",
         )

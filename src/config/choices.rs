@@ -5,6 +5,7 @@ use tracing::level_filters::LevelFilter;
 use crate::config::ForeignKeyPolicy;
 use crate::config::options::{OptionType, Shape};
 use crate::observability::log::LogFormat;
+use crate::observability::queries::QueryText;
 
 /// Implements `OptionType` for a type with one word per value.
 macro_rules! words {
@@ -95,6 +96,7 @@ impl Default for TlsMinVersion {
 
 words! { ForeignKeyPolicy { "verify" => ForeignKeyPolicy::Verify, "forward" => ForeignKeyPolicy::Forward, "reject" => ForeignKeyPolicy::Reject } }
 words! { LogFormat { "text" => LogFormat::Text, "json" => LogFormat::Json } }
+words! { QueryText { "none" => QueryText::None, "fingerprint" => QueryText::Fingerprint, "full" => QueryText::Full } }
 words! { LevelFilter {
     "error" => LevelFilter::ERROR,
     "warn" => LevelFilter::WARN,

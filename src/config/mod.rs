@@ -40,6 +40,7 @@ use ipnet::IpNet;
 use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::observability::log::LogOptions;
+use crate::observability::queries::QueryText;
 
 pub use admin::{AdminOptions, admin_exposure};
 pub use choices::{
@@ -105,6 +106,8 @@ pub struct Config {
     pub log: LogOptions,
     /// Outputs of the audit log.
     pub audit: audit::AuditOptions,
+    /// How much of a statement's text the query journal has; `None`: there is no journal.
+    pub journal: Option<QueryText>,
     /// Whether core dumps and debuggers are allowed.
     pub core_dumps: bool,
     /// Number of worker threads; at least one.

@@ -8,7 +8,7 @@ use fernet::Fernet;
 
 use crate::base::glob::Glob;
 use crate::base::secret::Secret;
-use crate::config::options::{GLOBAL, HEADERS, Key, LIMITS, LISTEN, LOG, READINESS, TLS};
+use crate::config::options::{GLOBAL, HEADERS, JOURNAL, Key, LIMITS, LISTEN, LOG, READINESS, TLS};
 use crate::config::reader::{Reader, complete};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
@@ -16,6 +16,7 @@ use crate::config::{
     routes, salts,
 };
 use crate::observability::log::LogOptions;
+use crate::observability::queries::QueryText;
 
 /// `None` only together with at least one problem.
 pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
@@ -46,6 +47,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let readiness_requires_upstream = reader.get(&READINESS.upstream);
     let log = reader.log();
     let audit = reader.audit();
+    let journal = reader.journal();
     let core_dumps = reader.get(&GLOBAL.core_dumps);
     let workers = reader.get(&GLOBAL.workers).unwrap_or_else(cores);
     reader.require_verification_for_user_query();
@@ -79,6 +81,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         readiness_requires_upstream: readiness_requires_upstream?,
         log: log?,
         audit: audit?,
+        journal: journal?,
         core_dumps: core_dumps?,
         workers,
         routes,
@@ -181,6 +184,15 @@ impl Reader<'_> {
             format: self.get(&LOG.format),
             access: self.get(&LOG.access),
         })
+    }
+
+    /// `Some(None)`: the journal is off.
+    fn journal(&mut self) -> Option<Option<QueryText>> {
+        let (enabled, text) = (self.get(&JOURNAL.enabled)?, self.get(&JOURNAL.text)?);
+        if !enabled && text != QueryText::None {
+            self.problem(JOURNAL.text.key, "has no effect without journal.enabled");
+        }
+        Some(enabled.then_some(text))
     }
 }
 

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 
 use crate::base::clock;
+use crate::base::truncate::truncate;
 use crate::base::user_name::UserName;
 use crate::gateway::context::RequestContext;
+use crate::gateway::query_record::QueryRecord;
 use crate::observability::auth_timing::AuthTiming;
 use crate::observability::log::{self, AuditLineLost, LogRecord, label};
 use crate::observability::metrics::{self, CompletedRequest};
@@ -44,6 +46,8 @@ pub struct AccessRecord {
     pub key: Option<Fingerprint>,
     /// The rule of `limits.rules` whose limit the request exceeds, enforced or not.
     pub limit_rule: Option<Arc<str>>,
+    /// What the query journal needs; `None` if it is off, or the request carries no statement.
+    pub query: Option<Box<QueryRecord>>,
     /// The reason of the rejection; empty if the backend responded.
     pub reason: &'static str,
     /// The status of the response; 499 until there is one.
@@ -79,6 +83,7 @@ impl AccessRecord {
             acts_as: None,
             key: None,
             limit_rule: None,
+            query: None,
             reason: "",
             status: StatusCode::from_u16(CLIENT_CLOSED_REQUEST).expect("within 100 to 999"),
             sent: 0,
@@ -248,28 +253,9 @@ impl Drop for AccessRecord {
         if let Some(trace) = self.timing.trace.take() {
             self.finish_trace(*trace, received);
         }
+        if let Some(query) = self.query.take() {
+            query.finish(self, total);
+        }
         self.write_access(received, total);
-    }
-}
-
-/// The beginning of a text, at most `max` bytes, cut between characters.
-fn truncate(text: &str, max: usize) -> &str {
-    if text.len() <= max {
-        return text;
-    }
-    let end = (0..=max).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
-    &text[..end]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_text_is_truncated_between_characters() {
-        assert_eq!(truncate("alice", 5), "alice");
-        assert_eq!(truncate("alice", 4), "alic");
-        assert_eq!(truncate("aé", 2), "a");
-        assert_eq!(truncate("é", 1), "");
     }
 }

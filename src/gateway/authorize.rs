@@ -10,18 +10,24 @@ use crate::auth::{Auth, Identity};
 use crate::gateway::exchange::Exchange;
 use crate::gateway::ontology::requested_ontology;
 use crate::gateway::rejection::Rejection;
-use crate::gateway::rewrite::UpstreamRequest;
 use crate::gateway::screen::Screened;
 use crate::http::headers::HeaderName;
 use crate::http::media_type::essence;
 use crate::http::statement::{Statement, StatementFormat};
 use crate::observability::metrics::Metrics;
 
-/// A request that cannot be decided before its body is there.
-pub struct StatementCheck {
+/// How the body of a request carries a statement.
+#[derive(Clone, Copy, Debug)]
+pub struct StatementSource {
     format: StatementFormat,
     /// Whether the body is the text that the backend reads.
     is_plain: bool,
+}
+
+/// A request that cannot be decided before its body is there.
+pub struct StatementCheck {
+    /// Where its statement is.
+    pub source: StatementSource,
     method: Method,
     ontology: Option<String>,
 }
@@ -41,37 +47,32 @@ pub fn authorize(
     }
     let ontology = requested_ontology(screened)?;
     if authorization.depends_on_statements()
-        && let Some(format) = statement_format(screened)
+        && let Some(source) = StatementSource::of_request(screened)
     {
         let (method, ontology) = (screened.method().clone(), ontology.map(Cow::into_owned));
-        let is_plain = is_plain_text(screened);
-        return Ok(Some(StatementCheck { format, is_plain, method, ontology }));
+        return Ok(Some(StatementCheck { source, method, ontology }));
     }
     let route = exchange.record.route.name();
     let action = Action { route, method: screened.method(), ontology: ontology.as_deref(), statement: None, mcp: None };
     decide(authorization, action, identity, exchange, metrics).map(|()| None)
 }
 
-/// Decides about a request by the statement in its buffered body.
-///
-/// SECURITY: the class of a body that was not read completely is unknown.
+/// Decides about a request whose body is there.
 pub fn authorize_statement(
     auth: &Auth,
     check: &StatementCheck,
-    request: &UpstreamRequest,
+    statement: &Statement<'_>,
     identity: &Identity,
     exchange: &Exchange,
     metrics: &Metrics,
 ) -> Result<(), Rejection> {
     let Some(authorization) = auth.authorization() else { return Ok(()) };
-    let body = request.whole_body().filter(|_| check.is_plain);
-    let read = body.as_deref().map_or(Statement::UNKNOWN, |body| Statement::read(check.format, body));
-    let ontology = match (check.ontology.as_deref(), read.ontology.as_deref()) {
+    let ontology = match (check.ontology.as_deref(), statement.ontology.as_deref()) {
         (Some(one), Some(other)) if one != other => return Err(Rejection::OntologyAmbiguous),
         (one, other) => one.or(other),
     };
-    let (route, statement) = (exchange.record.route.name(), Some(read.class));
-    let action = Action { route, method: &check.method, ontology, statement, mcp: read.mcp.as_ref() };
+    let (route, class) = (exchange.record.route.name(), Some(statement.class));
+    let action = Action { route, method: &check.method, ontology, statement: class, mcp: statement.mcp.as_ref() };
     decide(authorization, action, identity, exchange, metrics)
 }
 
@@ -92,6 +93,20 @@ fn decide(
     }
     metrics.authorization_shadow_denials.inc();
     Ok(())
+}
+
+impl StatementSource {
+    /// `None` if the request carries no statement.
+    pub fn of_request(screened: &Screened) -> Option<StatementSource> {
+        Some(StatementSource { format: statement_format(screened)?, is_plain: is_plain_text(screened) })
+    }
+
+    /// The statement in the body, which is `None` if it is larger than `limits.buffer`.
+    ///
+    /// SECURITY: the class of a body that was not read completely is unknown.
+    pub fn read(self, body: Option<&[u8]>) -> Statement<'_> {
+        body.filter(|_| self.is_plain).map_or(Statement::UNKNOWN, |body| Statement::read(self.format, body))
+    }
 }
 
 /// SECURITY: a backend that decompresses or converts the body reads a different statement.

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::RequestPermit;
@@ -11,7 +12,9 @@ use crate::gateway::access_record::AccessRecord;
 use crate::gateway::context::{Peer, RequestContext};
 use crate::gateway::cors::CorsGrant;
 use crate::gateway::response_edits::ResponseEdits;
+use crate::http::statement::Statement;
 use crate::observability::metrics;
+use crate::observability::queries::Cancellation;
 
 /// A request that was admitted, until its response begins.
 pub struct Exchange {
@@ -27,13 +30,15 @@ pub struct Exchange {
     pub edits: ResponseEdits,
     /// The time after which the response begins before the backend's.
     pub padding: Option<Duration>,
+    /// By which an operator can cancel the query; `None` without a query journal.
+    pub cancellation: Option<Arc<Cancellation>>,
 }
 
 impl Exchange {
     /// Begins when the request is admitted.
     pub fn new(record: Box<AccessRecord>, permit: RequestPermit) -> Exchange {
         let edits = ResponseEdits::default();
-        Exchange { record, permit: Some(permit), cors: None, challenge: None, edits, padding: None }
+        Exchange { record, permit: Some(permit), cors: None, challenge: None, edits, padding: None, cancellation: None }
     }
 
     /// The permit, before the request is sent.
@@ -68,5 +73,16 @@ impl Exchange {
             return;
         }
         self.record.key = Some(identity.fingerprint());
+    }
+
+    /// Lists the query as running, if there is a query journal. The calls of a Thrift session are not listed.
+    pub fn begin_query(&mut self, statement: &Statement<'_>) {
+        let (record, permit) = self.parts();
+        let Some(mut query) = record.query.take() else { return };
+        if !statement.is_session_call() {
+            let context = &record.context;
+            query.begin(statement, record.acts_as.as_deref(), context.request_id(), context.started_at, permit);
+            record.query = Some(query);
+        }
     }
 }

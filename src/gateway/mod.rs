@@ -21,6 +21,7 @@ mod impersonate;
 mod limit;
 mod ontology;
 mod padded_body;
+mod query_record;
 pub mod recent_rejections;
 mod redirect;
 pub mod rejection;
@@ -49,6 +50,7 @@ use crate::config::{Config, LimitOptions, ProxyHeader, ShowTokenPolicy};
 use crate::http::client_body::ClientBody;
 use crate::http::headers::{Head, Headers};
 use crate::observability::metrics;
+use crate::observability::queries::QueryRecorder;
 use crate::observability::trace::Tracer;
 use crate::upstream::{BodyLimits, UpstreamClient};
 
@@ -65,6 +67,7 @@ use handshake::{require_client_certificate, require_host_of_certificate};
 use head_limits::check_head_limits;
 use impersonate::impersonate;
 use limit::limit;
+use query_record::{QueryObserver, until_cancelled};
 use recent_rejections::RejectionRecorder;
 use rejection::Rejection;
 use respond::GatewayResponse;
@@ -88,6 +91,7 @@ struct RouteMetrics {
 struct GatewayUpstream {
     /// Its index in the configuration.
     index: usize,
+    name: Arc<str>,
     client: UpstreamClient,
     rewriter: Rewriter,
 }
@@ -109,22 +113,26 @@ pub struct Gateway {
     proxy_header: ProxyHeader,
     admission: Arc<Admission>,
     rejection_recorder: RejectionRecorder,
+    /// `None`: the query journal is off.
+    query_observer: Option<QueryObserver>,
 }
 
 impl Gateway {
-    /// For the calling thread. `clients`, one for each upstream of the configuration, and `rejection_recorder` belong to
-    /// the thread, the rest is shared by all.
+    /// For the calling thread. `clients`, one for each upstream of the configuration, and the recorders belong to the
+    /// thread, the rest is shared by all.
     pub fn new(
         config: &Config,
         auth: Arc<Auth>,
         clients: Vec<UpstreamClient>,
         admission: Arc<Admission>,
         rejection_recorder: RejectionRecorder,
+        query_recorder: QueryRecorder,
     ) -> Gateway {
         let body_limits = BodyLimits { max_pause: config.timeouts.body, min_rate: config.limits.body_rate };
         let upstreams =
             config.all_upstreams().zip(clients).enumerate().map(|(index, (options, client))| GatewayUpstream {
                 index,
+                name: options.name.as_str().into(),
                 client,
                 rewriter: Rewriter::new(options, config.dropped_headers.clone(), body_limits),
             });
@@ -148,6 +156,7 @@ impl Gateway {
             proxy_header: config.trusted_proxies_header,
             admission,
             rejection_recorder,
+            query_observer: config.journal.map(|text| QueryObserver { recorder: query_recorder, text }),
         }
     }
 
@@ -159,12 +168,20 @@ impl Gateway {
             Err(exceeded) => return self.reject_without_permit(&exceeded.into(), record),
         };
         let mut exchange = Exchange::new(record, permit);
-        let decision = catch_panic(pin!(self.forward(head, body, &mut exchange))).await;
-        let decision = decision.unwrap_or_else(|Panicked| {
-            self.admission.metrics().panics.inc();
-            error!(request_id = exchange.context().request_id(), "panic while handling a request");
-            Err(Rejection::InternalError)
-        });
+        let cancellation = self.query_observer.as_ref().map(|_| Arc::default());
+        exchange.cancellation.clone_from(&cancellation);
+        let decision =
+            until_cancelled(pin!(catch_panic(pin!(self.forward(head, body, &mut exchange)))), cancellation.as_deref())
+                .await;
+        let decision = match decision {
+            Ok(Ok(decision)) => decision,
+            Ok(Err(Panicked)) => {
+                self.admission.metrics().panics.inc();
+                error!(request_id = exchange.context().request_id(), "panic while handling a request");
+                Err(Rejection::InternalError)
+            }
+            Err(why) => Err(Rejection::QueryCancelled(why)),
+        };
         let Exchange { mut record, permit, cors, challenge, .. } = exchange;
         // SECURITY: the permit of a rejected request is released before the response. Otherwise clients without any
         // credential could hold all permits, by not reading their responses.
@@ -217,6 +234,9 @@ impl Gateway {
         let upstream = &self.upstreams[profile.upstream];
         // Keys are verified by the default upstream, whatever the upstream of the route.
         let identity = authenticate(&self.auth, &self.upstreams[0].client, &screened, exchange).await?;
+        if let (Some(observer), Some(cancellation)) = (&self.query_observer, exchange.cancellation.take()) {
+            exchange.record.query = observer.begin(&screened, identity.user(), &upstream.name, cancellation);
+        }
         exchange.permit().count_for(&identity.caller_key(), screened.kind(profile))?;
         let identity = impersonate(&self.auth, &upstream.rewriter, &screened, identity, exchange)?;
         let stop_check = reject_stopped(&self.auth, &screened, &identity, exchange)?;
@@ -227,11 +247,17 @@ impl Gateway {
         let mut request = upstream.rewriter.rewrite(screened, profile, body, &identity, exchange);
         // Before the slot: a client that does not send its body must not occupy one.
         request.buffer_body(profile.buffer.unwrap_or(self.limits.buffer)).await?;
-        if let Some(format) = stop_check {
-            reject_stopped_statement(&self.auth, format, request.whole_body().as_deref())?;
-        }
-        if let Some(check) = statement_check {
-            authorize_statement(&self.auth, &check, &request, &identity, exchange, metrics)?;
+        let checked = stop_check.or(statement_check.as_ref().map(|check| check.source));
+        if let Some(source) = checked.or(exchange.record.query.as_ref().map(|query| query.source)) {
+            let body = request.whole_body();
+            let statement = source.read(body.as_deref());
+            exchange.begin_query(&statement);
+            if stop_check.is_some() {
+                reject_stopped_statement(&self.auth, &statement)?;
+            }
+            if let Some(check) = statement_check {
+                authorize_statement(&self.auth, &check, &statement, &identity, exchange, metrics)?;
+            }
         }
         if let Some(check) = show_token
             && let Some(response) = Box::pin(self.show_token(check, request.whole_body(), &identity, exchange)).await?
@@ -239,6 +265,9 @@ impl Gateway {
             return Ok(response);
         }
         exchange.permit().wait_for_slot(profile.upstream).await?;
+        if let Some(query) = &mut exchange.record.query {
+            query.leave_queue();
+        }
         self.send(upstream, request, &identity, exchange).await
     }
 

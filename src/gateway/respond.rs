@@ -12,6 +12,7 @@ use crate::admission::RequestPermit;
 use crate::gateway::access_record::AccessRecord;
 use crate::gateway::cors::CorsGrant;
 use crate::gateway::padded_body::{self, PaddedBody, PaddedFrame};
+use crate::gateway::query_record::CANCELLED_REASON;
 use crate::gateway::response_edits::ResponseEdits;
 use crate::http::headers::{HeaderName, Headers};
 use crate::os::splice::SplicePipe;
@@ -41,6 +42,8 @@ enum BodySource {
     Upstream(ResponseBody),
     /// Begins before the backend's response. Boxed, as it is rare.
     Padded(Box<PaddedBody>),
+    /// An operator has cancelled the query after the head was sent.
+    Cancelled,
 }
 
 impl GatewayResponse {
@@ -152,10 +155,24 @@ impl ObservedBody {
     /// Sends more of the request to the backend, while the client does not read the response. Returns whether there was
     /// progress.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> bool {
+        self.cancel_if_requested(cx);
         match &mut self.source {
-            BodySource::Local(_) => false,
+            BodySource::Local(_) | BodySource::Cancelled => false,
             BodySource::Upstream(body) => body.poll_upload(cx),
             BodySource::Padded(body) => body.poll_upload(cx),
+        }
+    }
+
+    /// Drops the backend's response if an operator has cancelled the query, which abandons it.
+    fn cancel_if_requested(&mut self, cx: &mut Context<'_>) {
+        if let Some(query) = &mut self.record.query
+            && !matches!(self.source, BodySource::Local(_) | BodySource::Cancelled)
+            && query.poll_cancelled(cx)
+        {
+            self.source = BodySource::Cancelled;
+            self.record.reason = CANCELLED_REASON;
+            // The caller may have read the body before.
+            cx.waker().wake_by_ref();
         }
     }
 
@@ -175,10 +192,12 @@ impl Body for ObservedBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
+        this.cancel_if_requested(cx);
         let polled = match &mut this.source {
             BodySource::Local(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             BodySource::Upstream(body) => Pin::new(body).poll_frame(cx),
             BodySource::Padded(body) => poll_padded(body, &mut this.record, cx),
+            BodySource::Cancelled => Poll::Ready(Some(Err(ResponseBodyError::Broken(CANCELLED_REASON.to_owned())))),
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -196,6 +215,7 @@ impl Body for ObservedBody {
             BodySource::Local(bytes) => bytes.is_none(),
             BodySource::Upstream(body) => body.is_end_stream(),
             BodySource::Padded(body) => body.is_end_stream(),
+            BodySource::Cancelled => false,
         }
     }
 
@@ -203,7 +223,7 @@ impl Body for ObservedBody {
         match &self.source {
             BodySource::Local(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             BodySource::Upstream(body) => body.size_hint(),
-            BodySource::Padded(_) => SizeHint::new(),
+            BodySource::Padded(_) | BodySource::Cancelled => SizeHint::new(),
         }
     }
 }

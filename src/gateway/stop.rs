@@ -6,12 +6,12 @@
 
 use crate::auth::{Auth, Identity};
 use crate::base::user_name::UserName;
-use crate::gateway::authorize::statement_format;
+use crate::gateway::authorize::StatementSource;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::ontology::requested_ontology;
 use crate::gateway::rejection::{Rejection, StoppedRequest};
 use crate::gateway::screen::Screened;
-use crate::http::statement::{Statement, StatementFormat};
+use crate::http::statement::Statement;
 use crate::store::{StopKind, StopTarget, Store};
 
 /// Rejects a request whose route, user or ontology is stopped. `Some` if the ontology may be in the body: then
@@ -21,7 +21,7 @@ pub fn reject_stopped(
     screened: &Screened,
     identity: &Identity,
     exchange: &Exchange,
-) -> Result<Option<StatementFormat>, Rejection> {
+) -> Result<Option<StatementSource>, Rejection> {
     let store = auth.store();
     if !store.has_denials() {
         return Ok(None);
@@ -35,14 +35,14 @@ pub fn reject_stopped(
     }
     match requested_ontology(screened)? {
         Some(ontology) => reject(store, StopKind::Ontology, &ontology).map(|()| None),
-        None => Ok(statement_format(screened)),
+        None => Ok(StatementSource::of_request(screened)),
     }
 }
 
-/// Rejects a request whose body names a stopped ontology. `None`: the body is larger than `limits.buffer`.
-pub fn reject_stopped_statement(auth: &Auth, format: StatementFormat, body: Option<&[u8]>) -> Result<(), Rejection> {
-    match Statement::read(format, body.unwrap_or_default()).ontology {
-        Some(ontology) => reject(auth.store(), StopKind::Ontology, &ontology),
+/// Rejects a request whose body names a stopped ontology.
+pub fn reject_stopped_statement(auth: &Auth, statement: &Statement<'_>) -> Result<(), Rejection> {
+    match &statement.ontology {
+        Some(ontology) => reject(auth.store(), StopKind::Ontology, ontology),
         None => Ok(()),
     }
 }

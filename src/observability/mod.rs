@@ -4,4 +4,5 @@ pub mod auth_timing;
 pub mod log;
 pub mod metrics;
 pub mod phase;
+pub mod queries;
 pub mod trace;

@@ -25,6 +25,7 @@ before(async () => {
   gateway = await Gateway.start(backend, {
     TIMBR_GATEWAY_LIMITS_RULES: "[{name: flood, users: [mallory], requests_per_second: 1, burst: 5}]",
     TIMBR_GATEWAY_LIMITS_FAILURES_PER_ADDRESS: "20",
+    TIMBR_GATEWAY_JOURNAL_ENABLED: "true",
   });
   tokens = [];
   for (const user of ["alice", "bob", "reporting@example.com"]) tokens.push(await gateway.token(user));
@@ -67,6 +68,28 @@ async function checkAccessibility(page, name) {
 }
 
 const overflow = (page) => page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+
+test("a running query is shown and cancelled", async () => {
+  const query = (ontology) => gateway.ask(`POST /timbr/openapi/ontology/${ontology}/query`,
+    { "content-type": "application/text", "x-api-key": tokens[0], "x-request-id": `query-of-${ontology}` }, "SELECT name FROM customer");
+  await query("sales");
+  const runaway = query("runaway");
+  const page = await open();
+  const row = page.locator("#queries-running tbody tr", { hasText: "runaway" });
+  await row.waitFor();
+  assert.match(await row.innerText(), /alice[\s\S]*running[\s\S]*runaway[\s\S]*read/);
+  await page.locator("#queries-top tbody tr", { hasText: "alice" }).waitFor();
+  await page.locator("#queries-slow tbody tr", { hasText: "sales" }).waitFor();
+  await shot(page, "queries");
+  await checkAccessibility(page, "queries");
+  await row.getByRole("button", { name: "Cancel query-of-runaway of alice" }).click();
+  await page.getByRole("button", { name: "Cancel it" }).click();
+  await page.getByText("Cancelled a query of alice.").waitFor();
+  const { status, body } = await runaway;
+  assert.equal(status, 409);
+  assert.equal(JSON.parse(body).reason, "query_cancelled");
+  await page.context().close();
+});
 
 test("all sections show the current state", async () => {
   const page = await open();
@@ -153,7 +176,7 @@ test("a token is revoked after a confirmation", async () => {
   assert.equal((await gateway.ask("GET /timbr/api/q/sales", json)).status, 200);
   const row = page.locator("#tokens tbody tr", { hasText: "bob" });
   await row.getByRole("button", { name: /^Revoke/ }).click();
-  await page.getByRole("button", { name: "Cancel" }).click();
+  await page.getByRole("button", { name: "Cancel", exact: true }).click();
   assert.equal((await gateway.ask("GET /timbr/api/q/sales", json)).status, 200);
   await row.getByRole("button", { name: /^Revoke/ }).click();
   await page.locator("dialog").getByRole("button", { name: "Revoke" }).click();

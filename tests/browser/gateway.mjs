@@ -19,10 +19,11 @@ export async function until(name, condition, timeout = 15000) {
   }
 }
 
-/** A backend that responds to every request with a small JSON document after a short delay. */
+/** A backend that responds to every request but those for `runaway` with a small JSON document after a short delay. */
 export class Backend {
   async start(port = 0) {
     this.server = http.createServer((request, response) => {
+      if (request.url.includes("runaway")) return;
       const status = request.url.includes("broken") ? 500 : 200;
       setTimeout(() => {
         response.writeHead(status, { "content-type": "application/json" });
@@ -71,7 +72,7 @@ export class Gateway {
     return gateway;
   }
 
-  ask(line, fields = {}) {
+  ask(line, fields = {}, content = undefined) {
     const [method, target] = line.split(" ");
     return new Promise((resolve, reject) => {
       const request = http.request({ agent: this.agent, host: "127.0.0.1", port: this.port, method, path: target, headers: fields }, (response) => {
@@ -80,7 +81,7 @@ export class Gateway {
         response.on("end", () => resolve({ status: response.statusCode, body }));
       });
       request.on("error", reject);
-      request.end();
+      request.end(content);
     });
   }
 

@@ -31,6 +31,7 @@ fn the_page_is_self_contained_with_a_strict_content_security_policy() {
         ("/dashboard", "text/html; charset=utf-8", "<noscript>"),
         ("/dashboard.css", "text/css; charset=utf-8", "prefers-color-scheme"),
         ("/dashboard.js", "text/javascript; charset=utf-8", "\"use strict\""),
+        ("/dashboard-queries.js", "text/javascript; charset=utf-8", "\"use strict\""),
         ("/dashboard.svg", "image/svg+xml", "<svg"),
     ] {
         let response = get(&gateway, path);

@@ -241,7 +241,7 @@ fn every_link_has_a_target() {
 }
 
 /// Where the lines of each feature are: paths below `src`, of which the longest that fits a file decides.
-const FEATURES: [(&str, &[&str]); 22] = [
+const FEATURES: [(&str, &[&str]); 23] = [
     (
         "HTTP/1 and headers",
         &["http/h1", "http/headers", "downstream/http1", "upstream/exchange", "upstream/connection"],
@@ -261,6 +261,16 @@ const FEATURES: [(&str, &[&str]); 22] = [
     ("configuration", &["config"]),
     ("logs", &["observability/log"]),
     ("metrics", &["observability"]),
+    (
+        "query journal",
+        &[
+            "observability/queries",
+            "observability/metrics/queries",
+            "gateway/query_record",
+            "admin/queries",
+            "cli/queries",
+        ],
+    ),
     ("traces", &["observability/trace", "outbound/otlp"]),
     ("admin listener", &["admin"]),
     ("dashboard", &["admin/dashboard"]),

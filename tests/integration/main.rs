@@ -38,6 +38,7 @@ mod process;
 mod prometheus;
 mod properties;
 mod proxies;
+mod queries;
 mod reload;
 mod reload_figures;
 mod routes;

@@ -42,8 +42,8 @@ fn satisfied(output: &Output) {
 
 /// A gateway with successful and failed requests, over both protocols.
 fn used(upstream: &Upstream) -> Gateway {
-    let rules = [("LIMITS_RULES", "[{name: bots, requests_per_second: 100}]")];
-    let gateway = Gateway::start(upstream.address(), &rules);
+    let options = [("LIMITS_RULES", "[{name: bots, requests_per_second: 100}]"), ("JOURNAL_ENABLED", "true")];
+    let gateway = Gateway::start(upstream.address(), &options);
     let token = gateway.token();
     let mut client = gateway.client();
     for _ in 0..3 {

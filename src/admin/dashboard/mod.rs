@@ -164,6 +164,11 @@ pub fn script() -> Response<AdminBody> {
     static_response("text/javascript; charset=utf-8", include_str!("page.js"))
 }
 
+/// The script of the query journal.
+pub fn queries_script() -> Response<AdminBody> {
+    static_response("text/javascript; charset=utf-8", include_str!("queries.js"))
+}
+
 /// The icon in the browser's tab.
 pub fn icon() -> Response<AdminBody> {
     static_response("image/svg+xml", include_str!("icon.svg"))

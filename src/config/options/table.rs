@@ -22,6 +22,7 @@ use crate::config::options::{Key, OptionSpec, group};
 use crate::config::reader::Reader;
 use crate::config::{ForeignKeyPolicy, ServerUrl};
 use crate::observability::log::LogFormat;
+use crate::observability::queries::QueryText;
 
 /// All options, sorted as in the documentation.
 pub fn all() -> impl Iterator<Item = &'static OptionSpec> {
@@ -45,6 +46,7 @@ pub fn all() -> impl Iterator<Item = &'static OptionSpec> {
         ReadinessKeys::SPECS,
         LogKeys::SPECS,
         AuditKeys::SPECS,
+        JournalKeys::SPECS,
     ];
     groups.into_iter().flatten()
 }
@@ -470,4 +472,13 @@ group! { AUDIT: AuditKeys = "audit." {
     on_failure: AuditFailure = "continue",
         "Logins whose audit line cannot be written to audit.file and audit.syslog. continue: they succeed, and lost lines \
          are counted. refuse: they receive 503.";
+} }
+
+group! { JOURNAL: JournalKeys = "journal." {
+    enabled: bool = "false",
+        "Whether statements are recorded: a log line for each one (target query), the running ones, which an operator can \
+         cancel, and statistics of the last hour. See queries.md.";
+    text: QueryText = "none",
+        "How much of the text of a statement the journal has. none: only a hash of it without its literals. fingerprint: the \
+         text without its literals. full: the text as it was sent; its literals can be personal data.";
 } }

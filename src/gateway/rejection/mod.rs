@@ -6,6 +6,7 @@
 
 mod response;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -170,6 +171,12 @@ impl ExampleData for &'static str {
 impl ExampleData for String {
     fn example() -> String {
         "…".to_owned()
+    }
+}
+
+impl ExampleData for Arc<str> {
+    fn example() -> Arc<str> {
+        "…".into()
     }
 }
 

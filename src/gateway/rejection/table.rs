@@ -1,6 +1,7 @@
 //! The table of rejections, sorted along the request path. It is data only: `mod.rs` explains the columns.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -885,6 +886,23 @@ rejections! {
         message: "The Timbr backend was busy for too long. The request was not sent; try again in a moment.",
         remedy: "The backend had `upstream.requests` requests, and this one was queued for longer than \
                  `upstream.queue_timeout`. Nothing was sent.",
+    }
+    /// An operator has cancelled the query.
+    QueryCancelled(why: Arc<str>) {
+        status: CONFLICT,
+        reason: "query_cancelled",
+        phases: [Upstream],
+        fault: Rules,
+        response_header: NoHeader,
+        header: None,
+        rules: ["journal.enabled"],
+        message: match &**why {
+            "" => "An operator of the gateway has cancelled this query. Ask before you send it again.".to_owned(),
+            why => format!("An operator of the gateway has cancelled this query: {}.", why.trim_end_matches('.')),
+        },
+        remedy: "An operator has used `timbr-gateway queries cancel`; the audit log says who, and why. The status is one \
+                 that clients do not retry by themselves. The backend may have executed the query, or a part of it. See \
+                 [queries.md](queries.md).",
     }
     /// Connecting to the backend failed.
     UpstreamUnreachable {

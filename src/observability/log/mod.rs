@@ -88,6 +88,13 @@ pub fn write_access(fill: impl FnOnce(&mut LogRecord<'_>)) {
     }
 }
 
+/// Writes a line about a statement, with the target `query`.
+pub fn write_query(fill: impl FnOnce(&mut LogRecord<'_>)) {
+    if let (Some(format), Some(writer)) = (FORMAT.get(), WRITER.get()) {
+        LogRecord::write(*format, "query", fill, |line| writer.push(line));
+    }
+}
+
 /// Number of lines of all outputs dropped since the log was initialized.
 pub fn dropped_lines() -> usize {
     WRITER.get().map_or(0, LineWriter::dropped) + lost_audit_lines()

@@ -10,6 +10,7 @@ mod close_cause;
 mod exposition;
 mod histogram;
 mod process;
+mod queries;
 mod route;
 mod store;
 mod upstreams;
@@ -36,6 +37,7 @@ pub use catalogue::{MetricDescriptor, MetricKind};
 pub use close_cause::CloseCause;
 pub use exposition::ExpositionFormat;
 pub use histogram::Histogram;
+pub use queries::QueryMetrics;
 pub use route::{CompletedRequest, ResponseCount, RouteTotals};
 pub use store::StoreMetrics;
 pub use upstreams::{EndpointMetrics, UpstreamMetrics};
@@ -60,6 +62,8 @@ pub struct Metrics {
     pub requests_queued: Gauge,
     /// 1 if the certificate files could not be read and the previous certificates are kept.
     pub certificates_unusable: Gauge,
+    /// Metrics of statements.
+    pub queries: QueryMetrics,
     /// Metrics of the persistent token store.
     pub store: StoreMetrics,
     /// Live tokens that were evicted from memory.
@@ -124,6 +128,7 @@ impl Default for Metrics {
                 "certificates_unusable",
                 "1 if the certificate files could not be read and the previous certificates are kept, else 0",
             ),
+            queries: QueryMetrics::new(&mut catalogue),
             store: StoreMetrics::new(&mut catalogue),
             tokens_evicted: catalogue.register_counter(
                 "tokens_evicted",
@@ -341,6 +346,7 @@ mod tests {
         metrics.record_connection_end(CloseCause::AddressLimit);
         metrics.connections.inc();
         metrics.limit_rule("bots").inc();
+        metrics.queries.record("sales", false, Duration::from_millis(1), 1);
         metrics.store.record_operation("fetch", true, Duration::from_millis(2));
         metrics.set_certificates(&[("a.test, b.test".into(), [1_800_000_000, 1_900_000_000])]);
         metrics.record_reload(false);
