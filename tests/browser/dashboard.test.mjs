@@ -69,28 +69,6 @@ async function checkAccessibility(page, name) {
 
 const overflow = (page) => page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
 
-test("a running query is shown and cancelled", async () => {
-  const query = (ontology) => gateway.ask(`POST /timbr/openapi/ontology/${ontology}/query`,
-    { "content-type": "application/text", "x-api-key": tokens[0], "x-request-id": `query-of-${ontology}` }, "SELECT name FROM customer");
-  await query("sales");
-  const runaway = query("runaway");
-  const page = await open();
-  const row = page.locator("#queries-running tbody tr", { hasText: "runaway" });
-  await row.waitFor();
-  assert.match(await row.innerText(), /alice[\s\S]*running[\s\S]*runaway[\s\S]*read/);
-  await page.locator("#queries-top tbody tr", { hasText: "alice" }).waitFor();
-  await page.locator("#queries-slow tbody tr", { hasText: "sales" }).waitFor();
-  await shot(page, "queries");
-  await checkAccessibility(page, "queries");
-  await row.getByRole("button", { name: "Cancel query-of-runaway of alice" }).click();
-  await page.getByRole("button", { name: "Cancel it" }).click();
-  await page.getByText("Cancelled a query of alice.").waitFor();
-  const { status, body } = await runaway;
-  assert.equal(status, 409);
-  assert.equal(JSON.parse(body).reason, "query_cancelled");
-  await page.context().close();
-});
-
 test("all sections show the current state", async () => {
   const page = await open();
   const text = (id) => page.locator(`#${id}`).innerText();
@@ -275,6 +253,28 @@ test("a flood, a stopped ontology and an attack are named", async () => {
   await attention.getByText(/Clients are locked out after failed logins/).waitFor();
   await page.locator("#reasons tbody tr", { hasText: "too_many_failures" }).waitFor();
   await shot(page, "attack");
+  await page.context().close();
+});
+
+test("a running query is shown and cancelled", async () => {
+  const query = (ontology) => gateway.ask(`POST /timbr/openapi/ontology/${ontology}/query`,
+    { "content-type": "application/text", "x-api-key": tokens[0], "x-request-id": `query-of-${ontology}` }, "SELECT name FROM customer");
+  await query("sales");
+  const runaway = query("runaway");
+  const page = await open();
+  const row = page.locator("#queries-running tbody tr", { hasText: "runaway" });
+  await row.waitFor();
+  assert.match(await row.innerText(), /alice[\s\S]*running[\s\S]*runaway[\s\S]*read/);
+  await page.locator("#queries-top tbody tr", { hasText: "alice" }).waitFor();
+  await page.locator("#queries-slow tbody tr", { hasText: "sales" }).waitFor();
+  await shot(page, "queries");
+  await checkAccessibility(page, "queries");
+  await row.getByRole("button", { name: "Cancel query-of-runaway of alice" }).click();
+  await page.getByRole("button", { name: "Cancel it" }).click();
+  await page.getByText("Cancelled a query of alice.").waitFor();
+  const { status, body } = await runaway;
+  assert.equal(status, 409);
+  assert.equal(JSON.parse(body).reason, "query_cancelled");
   await page.context().close();
 });
 
