@@ -1,10 +1,16 @@
 """The workflows, which never run here, as linters see them; and what a release is made of, which is made here."""
 
 import hashlib
+import importlib.machinery
+import importlib.util
 import json
 import re
 import subprocess
+import sys
 import tarfile
+import types
+
+import pytest
 
 from conftest import ROOT
 
@@ -64,6 +70,30 @@ def test_the_package_holds_what_is_built_from_it_and_nothing_else():
 def test_the_load_that_a_release_is_optimized_for_is_answered(program):
     done = subprocess.run([ROOT / "deploy/release/train", program, "0.1"], capture_output=True, text=True)
     assert done.returncode == 0 and "requests succeeded" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_lost_connection_repeats_the_load_and_other_failures_end_it(monkeypatch, capsys):
+    # No folder with its bytecode beside the script.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loader = importlib.machinery.SourceFileLoader("train", str(ROOT / "deploy/release/train"))
+    train = importlib.util.module_from_spec(importlib.util.spec_from_loader("train", loader))
+    loader.exec_module(train)
+
+    def load(*outputs):
+        left = iter(outputs)
+        curl = lambda *_, **__: types.SimpleNamespace(stdout=next(left), stderr="curl: (56) Recv failure")  # noqa: E731
+        monkeypatch.setattr(train.subprocess, "run", curl)
+        gateway = types.SimpleNamespace(plain=1, tls=2, answered=0)
+        train.load(gateway, "queries", "http", 1000)
+        assert next(left, None) is None
+        return gateway.answered
+
+    complete, lost = "200\n" * 1000, "200\n" * 999 + "000\n"
+    assert load(complete) == 1000 and capsys.readouterr().out == ""
+    assert load(lost, lost, complete) == 1000 and "1 of 1000 requests had no response" in capsys.readouterr().out
+    for outputs in ([lost] * 3, ["200\n" * 997 + "000\n" * 3], ["200\n" * 999 + "502\n"], ["200\n" * 999]):
+        with pytest.raises(SystemExit, match="queries: expected 1000 responses with 200"):
+            load(*outputs)
 
 
 def test_the_archive_holds_all_that_an_installation_needs(program, tmp_path):
