@@ -60,8 +60,11 @@ def test_a_release_is_installed_upgraded_rolled_back_and_removed(version, api, c
     history = json.loads(helm("history", "gw", "--output", "json"))
     assert [entry["status"] for entry in history] == ["superseded", "superseded", "deployed"]
 
-    assert "Succeeded" in helm("test", "gw", "--timeout", "20s")
-    assert not api.kept("Pod"), "the pod of a test that succeeded is removed"
+    # A second test replaces the pod of the first one.
+    for _ in range(2):
+        told = helm("test", "gw", "--timeout", "20s", "--logs")
+        assert "Succeeded" in told and "the pod's log" in told
+        assert set(api.kept("Pod")) == {("Pod", "gw-timbr-gateway-test")}
 
     # An upgrade that cannot work changes nothing.
     done = run(HELMS[version], "upgrade", "gw", CHART, "--set", "replicaCount=2", blind, check=False)
@@ -69,7 +72,46 @@ def test_a_release_is_installed_upgraded_rolled_back_and_removed(version, api, c
     assert deployment(api)["replicas"] == 3
 
     helm("uninstall", "gw")
-    assert api.kept() == {}
+    assert set(api.kept()) == {("Pod", "gw-timbr-gateway-test")}, "Helm leaves the pod of the last test"
+
+
+def notes_of(*settings: str, feature="minimal") -> str:
+    command = [HELMS["helm 4"], "upgrade", "--install", "gw", CHART, "--values", values_of(feature), "--disable-openapi-validation"]
+    for setting in settings:
+        command += ["--set", setting]
+    return run(*command).stdout.split("The URL for clients:")[1].split("A request without")[0].strip()
+
+
+def test_the_notes_have_the_url_for_clients(api):
+    assert notes_of(feature="ingress") == "https://timbr.example.com/"
+    assert notes_of("ingress.tls=null", feature="ingress") == "http://timbr.example.com/"
+    route = ["tlsRoute.enabled=true", "tlsRoute.parentRefs[0].name=g", "tlsRoute.hostnames[0]=t.example.com",
+             "tlsRoute.apiVersion=gateway.networking.k8s.io/v1"]
+    assert notes_of(*route) == "https://t.example.com/"
+
+    def printed(script: str) -> str:
+        path = f"{KUBECTL.parent}:{os.environ['PATH']}"
+        return run("bash", "-ec", script, env={**os.environ, "PATH": path}).stdout.strip()
+
+    script = notes_of("service.type=LoadBalancer")
+    service = api.kept()["Service", "gw-timbr-gateway"]
+    for address in ({"ip": "192.0.2.7"}, {"hostname": "lb.example.com"}):
+        service["status"] = {"loadBalancer": {"ingress": [address]}}
+        assert printed(script) == f"https://{[*address.values()][0]}:443/"
+
+    script = notes_of("service.type=NodePort")
+    ports = {port["name"]: port for port in api.kept()["Service", "gw-timbr-gateway"]["spec"]["ports"]}
+    ports["https"]["nodePort"] = 30443
+    node = {"kind": "Node", "apiVersion": "v1", "metadata": {"name": "n"}, "status": {"addresses": [{"address": "192.0.2.8"}]}}
+    api.objects["Node", "", "n"] = node
+    assert printed(script) == "https://192.0.2.8:30443/"
+
+
+def test_the_notes_warn_of_an_ingress_without_trusted_proxies(api):
+    command = [HELMS["helm 3"], "upgrade", "--install", "gw", CHART, "--values", values_of("ingress"), "--disable-openapi-validation"]
+    warning = "WARNING: config.trusted_proxies is empty"
+    assert warning not in run(*command).stdout
+    assert warning in run(*command, "--set", "config.trusted_proxies=null").stdout
 
 
 def test_the_tokens_of_a_file_outlive_the_release(api):

@@ -230,3 +230,16 @@ def test_every_secret_is_a_folder_of_its_own_with_only_the_key_that_is_needed():
     places = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]]
     folders = [f"/etc/timbr-gateway/{name}" for name in ["config", *(v["name"] for v in pod["volumes"][1:-1])]]
     assert places == [*folders, "/run/timbr-gateway"] and "emptyDir" in pod["volumes"][-1]
+
+
+def test_the_page_on_modes_names_a_file_of_values_for_each():
+    rows = re.findall(r"^\| \d\. .*$", (REPOSITORY / "docs/choose.md").read_text(), re.M)
+    credentials = []
+    for row in rows:
+        _, verifiers, credential, files = row.strip("| ").split(" | ")
+        for file in re.findall(r"ci/(\S+)-values.yaml", files):
+            config = yaml.safe_load(gateway_config(rendered(file)))
+            assert config["upstream"].get("credential", "forward") in credential, row
+            assert (config.get("auth") or {}).get("verifier", "salt-holder") in verifiers, row
+        credentials.append(credential.strip("`"))
+    assert credentials == ["forward", "impersonate", "delegate", "platform"]

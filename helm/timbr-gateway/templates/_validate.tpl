@@ -67,6 +67,9 @@
 {{- if and .Values.tests.enabled .Values.tests.service.enabled (not .Values.tests.user) -}}
 {{- $problems = append $problems "tests.service requires a user for the login: set tests.user and tests.password" -}}
 {{- end -}}
+{{- if eq .Values.image.tag "latest" -}}
+{{- $problems = append $problems "image.tag is latest, a different image at each restart of a pod: set a version, or remove image.tag for the version of the chart" -}}
+{{- end -}}
 {{- toYaml $problems -}}
 {{- end }}
 
@@ -200,6 +203,13 @@
 {{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
 {{- $problems = append $problems "ingress.hosts is empty: set the host names of the gateway" -}}
+{{- end -}}
+{{- range .Values.ingress.hosts -}}
+{{- if kindIs "map" . -}}
+{{- $problems = append $problems (printf "ingress.hosts is a list of host names, without paths: write hosts: [%s], and one path for all of them in ingress.path" (.host | default "timbr.example.com")) -}}
+{{- else if not (and (kindIs "string" .) .) -}}
+{{- $problems = append $problems (printf "ingress.hosts contains %s, which is not a host name: write hosts: [timbr.example.com]" (toJson .)) -}}
+{{- end -}}
 {{- end -}}
 {{- range list "httpRoute" "tlsRoute" -}}
 {{- $route := get $.Values . -}}

@@ -18,6 +18,7 @@ import yaml
 RESOURCES = {
     "v1": [
         ("namespaces", "Namespace", False),
+        ("nodes", "Node", False),
         ("pods", "Pod", True),
         ("services", "Service", True),
         ("secrets", "Secret", True),
@@ -31,7 +32,7 @@ RESOURCES = {
     "networking.k8s.io/v1": [("ingresses", "Ingress", True), ("networkpolicies", "NetworkPolicy", True)],
     "cert-manager.io/v1": [("certificates", "Certificate", True)],
     "monitoring.coreos.com/v1": [("servicemonitors", "ServiceMonitor", True), ("prometheusrules", "PrometheusRule", True)],
-    "gateway.networking.k8s.io/v1": [("httproutes", "HTTPRoute", True)],
+    "gateway.networking.k8s.io/v1": [("httproutes", "HTTPRoute", True), ("tlsroutes", "TLSRoute", True)],
 }
 PATH = re.compile(r"(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<part>[^/]+))?")
 
@@ -231,10 +232,11 @@ class Request(BaseHTTPRequestHandler):
         objects = self.server.objects
         if self.command == "GET" and name is None:
             return self.collection(version, kind, namespace, query)
-        if part == "log":
-            return self.answer(200, b"the pod's log\n", "text/plain")
         key = (kind, namespace, name)
         now = objects.get(key)
+        if part == "log":
+            # The log of a pod is gone with the pod.
+            return self.answer(200, b"the pod's log\n", "text/plain") if now else self.status(404, "NotFound", f"pods {name} not found")
         if self.command == "GET":
             return self.answer(200, now) if now else self.status(404, "NotFound", f"{kind} {name} not found")
         if self.command == "DELETE":
