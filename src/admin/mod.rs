@@ -33,7 +33,7 @@ use tracing::warn;
 
 use crate::admin::control::ControlHandle;
 use crate::base::current::Current;
-use crate::downstream::listener;
+use crate::downstream::listener::{self, ClientListener};
 use crate::gateway::recent_rejections::RecentRejections;
 use crate::gateway::snapshot::Snapshot;
 use crate::observability::metrics::{EndpointMetrics, Metrics};
@@ -76,6 +76,7 @@ pub type AdminBody = Either<Full<Bytes>, EventStream>;
 
 /// Serves connections until the task is dropped. Runs on a `LocalSet`.
 pub async fn serve(listener: TcpListener, admin: Rc<AdminContext>) {
+    let listener = ClientListener::Tcp(listener);
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };

@@ -14,6 +14,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::admin::routes::{AdminError, Call, CallResult};
+use crate::base::client_address;
 use crate::base::percent::decode_query_value;
 use crate::gateway::recent_rejections::RejectionRecord;
 
@@ -69,7 +70,7 @@ pub fn rejection_json(rejection: &RejectionRecord) -> Value {
         "after_ms": seconds(rejection.elapsed) * 1000.0,
         "request_id": rejection.request_id(),
         "trace_id": rejection.trace_id(),
-        "client": rejection.client.to_string(),
+        "client": client_address::to_text(rejection.client),
         "method": rejection.method,
         "path": rejection.path,
         "route": rejection.route,

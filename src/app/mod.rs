@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::LocalSet;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::admin::control::ControlReceiver;
 use crate::admission::Admission;
@@ -26,7 +26,7 @@ use crate::base::clock::Clock;
 use crate::base::shutdown_phase;
 use crate::config::changes::LoadedSettings;
 use crate::config::sources::format_problems;
-use crate::config::{Config, Problem, Settings, Sources, VerifierOptions};
+use crate::config::{Config, Problem, Settings, Sources};
 use crate::gateway::recent_rejections::RecentRejections;
 use crate::gateway::snapshot::Snapshot;
 use crate::observability::metrics::Metrics;
@@ -59,9 +59,11 @@ pub enum StartError {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// The Unix socket of the admin listener cannot be bound.
-    #[error("listen.admin_socket: cannot listen on {}", path.display())]
+    /// A Unix socket cannot be bound.
+    #[error("{key}: cannot listen on {}", path.display())]
     BindSocket {
+        /// Key of the option.
+        key: &'static str,
         /// Its path.
         path: PathBuf,
         /// The error, or what is wrong with the folder.
@@ -211,20 +213,12 @@ impl Bound {
             version = env!("CARGO_PKG_VERSION"),
             https = display_address(https),
             http = display_address(http),
+            http_socket = config.listen.http_socket.as_ref().map(|(path, _)| tracing::field::display(path.display())),
             admin = display_address(admin),
             workers = config.workers,
             keys = self.components.auth.known_key_count(),
             "timbr-gateway started"
         );
-        if self.components.certificate_pem.is_some() {
-            warn!("no tls.cert_file: HTTPS uses a new self-signed certificate, which clients cannot verify");
-        }
-        if config.auth.verifier == VerifierOptions::SaltHolder {
-            warn!(
-                "auth.verifier=salt-holder: passwords are not checked; every holder of API_AUTH_SALT can get a \
-                 token for any user"
-            );
-        }
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use crate::app::StartError;
 use crate::config::options::LISTEN;
 use crate::config::{AdminOptions, ListenOptions};
-use crate::downstream::listener;
+use crate::downstream::listener::{self, BoundListener};
 use crate::os::socket_activation::PassedSockets;
 use crate::os::unix_socket::SocketFile;
 
@@ -26,10 +27,12 @@ pub struct Addresses {
 pub(super) struct Sockets {
     pub addresses: Addresses,
     /// The sockets of each worker, with a flag for those that use TLS.
-    pub per_worker: Vec<Vec<(TcpListener, bool)>>,
+    pub per_worker: Vec<Vec<(BoundListener, bool)>>,
     pub admin: Vec<TcpListener>,
     /// `listen.admin_socket`
-    pub admin_socket: Option<SocketFile>,
+    pub admin_socket: Option<UnixListener>,
+    /// The files of Unix sockets.
+    pub files: Vec<SocketFile>,
 }
 
 impl Sockets {
@@ -55,15 +58,31 @@ impl Sockets {
         let mut of_workers: Vec<_> = (0..workers).map(|_| Vec::with_capacity(2)).collect();
         for (all, is_tls) in [(http, false), (https, true)] {
             for (worker, sockets) in of_workers.iter_mut().zip(all) {
-                worker.extend(sockets.into_iter().map(|socket| (socket, is_tls)));
+                worker.extend(sockets.into_iter().map(|socket| (BoundListener::Tcp(socket), is_tls)));
             }
         }
-        let bind = |(path, mode): &(PathBuf, u32)| {
-            SocketFile::bind(path, *mode).map_err(|source| StartError::BindSocket { path: path.clone(), source })
-        };
-        let admin_socket = admin_options.socket.as_ref().map(bind).transpose()?;
-        Ok(Sockets { addresses, per_worker: of_workers, admin, admin_socket })
+        let (admin_file, admin_socket) = bind_socket(LISTEN.admin_socket.key, admin_options.socket.as_ref())?.unzip();
+        let (http_file, http_socket) = bind_socket(LISTEN.http_socket.key, listen.http_socket.as_ref())?.unzip();
+        if let Some(socket) = http_socket {
+            for worker in &mut of_workers {
+                let copy = socket.try_clone().map_err(StartError::Threads)?;
+                worker.push((BoundListener::Unix(copy), false));
+            }
+        }
+        let files = admin_file.into_iter().chain(http_file).collect();
+        Ok(Sockets { addresses, per_worker: of_workers, admin, admin_socket, files })
     }
+}
+
+/// Binds a Unix socket with its file mode.
+fn bind_socket(
+    key: &'static str,
+    socket: Option<&(PathBuf, u32)>,
+) -> Result<Option<(SocketFile, UnixListener)>, StartError> {
+    let bind = |(path, mode): &(PathBuf, u32)| {
+        SocketFile::bind(path, *mode).map_err(|source| StartError::BindSocket { key, path: path.clone(), source })
+    };
+    socket.map(bind).transpose()
 }
 
 /// The sockets of each of `count` workers: copies of all passed sockets, or one new socket bound to the address.

@@ -49,8 +49,8 @@ pub(super) struct RunningGateway<'a> {
     pub shutdowns: ShutdownRequests,
     pub snapshot: watch::Receiver<Arc<Snapshot>>,
     pub service_manager: ServiceManager,
-    /// Removes the file when the gateway has stopped.
-    _admin_socket: Option<SocketFile>,
+    /// Removes the files when the gateway has stopped.
+    _socket_files: Vec<SocketFile>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -104,8 +104,8 @@ impl<'a> Supervisor<'a> {
             let listener = TcpListener::from_std(listener).map_err(StartError::Threads)?;
             tasks.spawn_local(admin::serve(listener, Rc::clone(&admin)));
         }
-        if let Some(socket) = &sockets.admin_socket {
-            let listener = socket.listener().and_then(UnixListener::from_std).map_err(StartError::Threads)?;
+        if let Some(socket) = sockets.admin_socket {
+            let listener = UnixListener::from_std(socket).map_err(StartError::Threads)?;
             tasks.spawn_local(admin::serve_socket(listener, Rc::clone(&admin)));
         }
 
@@ -127,7 +127,7 @@ impl<'a> Supervisor<'a> {
         tasks.spawn_local(watch_memory(snapshot.clone()));
         tasks.spawn_local(maintain_backends(snapshot.clone()));
         let worker_exits = exits;
-        let _admin_socket = sockets.admin_socket;
+        let _socket_files = sockets.files;
         Ok(RunningGateway {
             controller,
             worker_exits,
@@ -136,7 +136,7 @@ impl<'a> Supervisor<'a> {
             shutdowns,
             snapshot,
             service_manager,
-            _admin_socket,
+            _socket_files,
         })
     }
 }

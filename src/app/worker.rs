@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
@@ -20,7 +20,7 @@ use tracing::debug;
 use crate::admin::health::StartupCounter;
 use crate::base::current::Current;
 use crate::base::shutdown_phase::{ShutdownPhase, ShutdownSignal};
-use crate::downstream::listener;
+use crate::downstream::listener::{self, BoundListener, ClientListener};
 use crate::downstream::reaper::Reaper;
 use crate::downstream::{Service, ServingConfig, serve};
 use crate::gateway::Gateway;
@@ -35,7 +35,7 @@ pub struct Worker {
     pub snapshot: Arc<Snapshot>,
     pub number: usize,
     pub recorders: Recorders,
-    pub listeners: Vec<(std::net::TcpListener, Option<ServerTls>)>,
+    pub listeners: Vec<(BoundListener, Option<ServerTls>)>,
     pub started: StartupCounter,
     pub signal: ShutdownSignal,
     pub commands: UnboundedReceiver<WorkerCommand>,
@@ -74,7 +74,7 @@ impl Worker {
         let mut accept_tasks = JoinSet::new();
         for (listener, tls) in listeners {
             let service = Rc::new(Service { serving: serving.clone(), tls });
-            let listener = TcpListener::from_std(listener)?;
+            let listener = listener.register()?;
             accept_tasks.spawn_local(accept_connections(listener, service, Rc::clone(&reaper), signal.clone()));
         }
         started.record_started();
@@ -162,7 +162,7 @@ async fn acceptor_failed(accept_tasks: &mut JoinSet<()>) -> JoinError {
 
 /// Accepts connections until the drain.
 async fn accept_connections(
-    listener: TcpListener,
+    listener: ClientListener,
     service: Rc<Service>,
     reaper: Rc<Reaper>,
     mut signal: ShutdownSignal,

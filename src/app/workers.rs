@@ -1,7 +1,6 @@
 //! Starts the worker threads, and joins them at the end.
 
 use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -13,6 +12,7 @@ use crate::app::worker::{Recorders, Worker, WorkerCommand};
 use crate::app::{ABORT_TIMEOUT, Bound, RunOutcome};
 use crate::base::join_within::join_within;
 use crate::base::shutdown_phase::ShutdownSignal;
+use crate::downstream::listener::BoundListener;
 use crate::gateway::snapshot::Snapshot;
 
 /// The supervisor's handles of all workers.
@@ -32,7 +32,7 @@ impl Workers {
     pub fn start(
         gateway: &Bound,
         snapshot: &Arc<Snapshot>,
-        sockets: Vec<Vec<(TcpListener, bool)>>,
+        sockets: Vec<Vec<(BoundListener, bool)>>,
         signal: &ShutdownSignal,
     ) -> io::Result<(Workers, Vec<WorkerThread>)> {
         let (exit_sender, exits) = unbounded_channel();

@@ -140,6 +140,9 @@ fn backends(config: &Config) -> String {
 }
 
 fn origin(url: &ServerUrl) -> String {
+    if url.socket.is_some() {
+        return url.name();
+    }
     format!("{}://{}:{}", if url.tls { "tls" } else { "plain" }, url.host, url.port)
 }
 

@@ -1,6 +1,7 @@
 //! Small types and functions that every folder may use. Nothing here knows what a gateway is.
 
 pub mod byte_class;
+pub mod client_address;
 pub mod clock;
 pub mod counter;
 pub mod current;

@@ -97,7 +97,7 @@ impl Changes {
     /// Resets the options that need a restart to their current values. Returns the keys of those that had changed.
     pub fn defer_fixed_options(&self, config: &mut Config, current: &Config) -> Vec<&'static str> {
         let ListenOptions { proxy_protocol, .. } = config.listen;
-        config.listen = ListenOptions { proxy_protocol, ..current.listen };
+        config.listen = ListenOptions { proxy_protocol, ..current.listen.clone() };
         config.admin.socket.clone_from(&current.admin.socket);
         config.workers = current.workers;
         config.store = current.store.clone();
@@ -112,6 +112,8 @@ impl Changes {
         let fixed = [
             LISTEN.https.key,
             LISTEN.http.key,
+            LISTEN.http_socket.key,
+            LISTEN.http_socket_mode.key,
             LISTEN.admin.key,
             LISTEN.admin_socket.key,
             LISTEN.admin_socket_mode.key,

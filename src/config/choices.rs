@@ -43,6 +43,8 @@ choices! {
     AdminCommands { "loopback" => Loopback, "token" => Token, "socket" => Socket }
     /// `listen.admin_socket_mode`
     AdminSocketMode { "0600" => Owner, "0660" => Group }
+    /// `listen.http_socket_mode`
+    ClientSocketMode { "0600" => Owner, "0660" => Group, "0666" => Everyone }
     /// `listen.proxy_protocol`
     ProxyProtocol { "off" => Off, "required" => Required }
     /// `upstream.host_header`

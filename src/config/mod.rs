@@ -132,15 +132,17 @@ impl Config {
 }
 
 /// Addresses of the listeners; `None`: disabled.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ListenOptions {
     /// HTTPS: HTTP/1.1 and HTTP/2.
     pub https: Option<SocketAddr>,
     /// Plain HTTP/1.1.
     pub http: Option<SocketAddr>,
+    /// Plain HTTP/1.1 over a Unix socket: its path and file mode.
+    pub http_socket: Option<(PathBuf, u32)>,
     /// Health checks, metrics, dashboard and admin commands.
     pub admin: Option<SocketAddr>,
-    /// Whether connections to `https` and `http` begin with a PROXY protocol header.
+    /// Whether connections of clients begin with a PROXY protocol header.
     pub proxy_protocol: bool,
 }
 

@@ -88,15 +88,17 @@ pub struct HealthOptions {
     pub eject_time: Duration,
 }
 
-/// Scheme, host and port of a server.
+/// Scheme, host and port of a server, or its Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
     /// Whether the scheme is `https`.
     pub tls: bool,
-    /// Host name or IP address; an IPv6 address has no brackets.
+    /// Host name or IP address; an IPv6 address has no brackets. `localhost` for a Unix socket.
     pub host: String,
     /// TCP port; the default of the scheme if the URL has none.
     pub port: u16,
+    /// The Unix socket, in place of host and port.
+    pub socket: Option<PathBuf>,
 }
 
 impl ServerUrl {
@@ -105,6 +107,11 @@ impl ServerUrl {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let default = if self.tls { 443 } else { 80 };
         if self.port == default { host } else { format!("{host}:{}", self.port) }
+    }
+
+    /// What identifies the server, for messages.
+    pub fn name(&self) -> String {
+        self.socket.as_ref().map_or_else(|| self.authority(), |path| format!("unix:{}", path.display()))
     }
 }
 
@@ -233,9 +240,9 @@ impl Reader<'_> {
         let urls = self.get(&UPSTREAM.urls)?;
         let duplicate = urls.iter().enumerate().find(|(index, url)| urls[..*index].contains(url));
         let message = if let Some((_, url)) = duplicate {
-            format!("{} is a duplicate", url.authority())
+            format!("{} is a duplicate", url.name())
         } else if urls.iter().any(|url| url.tls != urls[0].tls) {
-            "must be all http:// or all https://: they share one TLS configuration".to_owned()
+            "must be all https://, or all http:// or unix:/: they share one TLS configuration".to_owned()
         } else if urls.len() > MAX_URLS {
             format!("has {} backends; the maximum is {MAX_URLS}", urls.len())
         } else {
@@ -300,8 +307,10 @@ mod tests {
         for (env, expected) in [
             (&[("UPSTREAM_URL", "http://a"), ("UPSTREAM_URLS", "http://b")][..], "upstream.urls: cannot be combined"),
             (&[], "upstream.url: is required"),
-            (&[("UPSTREAM_URLS", "http://a,https://b")], "upstream.urls: must be all http:// or all https://"),
+            (&[("UPSTREAM_URLS", "http://a,https://b")], "upstream.urls: must be all https://, or all http://"),
             (&[("UPSTREAM_URLS", "http://a,http://a:80")], "upstream.urls: a is a duplicate"),
+            (&[("UPSTREAM_URLS", "unix:/a,unix:///a")], "upstream.urls: unix:/a is a duplicate"),
+            (&[("UPSTREAM_URLS", "unix:/a,https://b")], "upstream.urls: must be all https://, or all http://"),
             (&[("UPSTREAM_URLS", "http://a,")], "upstream.urls: must be http://host:port"),
             (&[("UPSTREAM_URLS", "http://u:sekrit@a")], "without a user name"),
             (

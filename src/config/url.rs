@@ -4,6 +4,9 @@ use std::net::IpAddr;
 
 use crate::config::ServerUrl;
 
+/// Maximum length of the path of a Unix socket: `sun_path` has 108 bytes with a zero at the end.
+pub const MAX_SOCKET_PATH: usize = 107;
+
 /// A URL with a path on a remote server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceUrl {
@@ -21,6 +24,33 @@ pub fn parse_origin(url: &str) -> Result<ServerUrl, String> {
         return Err(format!("{FORM}, without a path"));
     }
     Ok(origin)
+}
+
+/// Parses the URL of a server: like [`parse_origin`], or `unix:/path` for a Unix socket.
+pub fn parse_server(url: &str) -> Result<ServerUrl, String> {
+    match url.strip_prefix("unix:") {
+        Some(path) => unix_server(path),
+        None => parse_origin(url).map_err(|error| match url.contains("unix") {
+            true => format!("{error}; a Unix socket is unix:/path, with HTTP and without TLS"),
+            false => error,
+        }),
+    }
+}
+
+fn unix_server(path: &str) -> Result<ServerUrl, String> {
+    // `unix:///path` is the same URL.
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let is_path = path.starts_with('/') && !path.ends_with('/') && !path.contains(char::is_whitespace);
+    if !is_path {
+        return Err(format!(
+            "must be unix:/path, with the absolute path of a socket, not {:?}",
+            format!("unix:{path}")
+        ));
+    }
+    if path.len() > MAX_SOCKET_PATH {
+        return Err(format!("has a path of {} bytes; the maximum for a socket is {MAX_SOCKET_PATH}", path.len()));
+    }
+    Ok(ServerUrl { tls: false, host: "localhost".to_owned(), port: 80, socket: Some(path.into()) })
 }
 
 /// Parses a URL with a path whose response is trusted.
@@ -67,12 +97,37 @@ fn parse(url: &str, form: &str) -> Result<ResourceUrl, String> {
     }
     let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
     let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
-    Ok(ResourceUrl { origin: ServerUrl { tls, host, port }, target })
+    Ok(ResourceUrl { origin: ServerUrl { tls, host, port, socket: None }, target })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unix_sockets_have_an_absolute_path() {
+        for url in ["unix:/run/timbr.sock", "unix:///run/timbr.sock"] {
+            let server = parse_server(url).expect(url);
+            assert_eq!((server.authority(), server.name()), ("localhost".into(), "unix:/run/timbr.sock".into()));
+        }
+        assert_eq!(parse_server("http://unix:8000").map(|server| server.socket), Ok(None), "a host name");
+        let long = format!("unix:/{}", "x".repeat(107));
+        for (url, expected) in [
+            ("unix:run/timbr.sock", "must be unix:/path"),
+            ("unix:", "must be unix:/path"),
+            ("unix:/run/", "must be unix:/path"),
+            ("unix:/run/timbr.sock /x", "must be unix:/path"),
+            ("http+unix:/run/timbr.sock", "a Unix socket is unix:/path"),
+            ("http://unix:/run/timbr.sock", "a Unix socket is unix:/path"),
+            ("https+unix:///run/timbr.sock", "without TLS"),
+            (&long, "the maximum for a socket is 107"),
+        ] {
+            let error = parse_server(url).expect_err(url);
+            assert!(error.contains(expected), "{url}: {error}");
+        }
+        let others = parse_resource("unix:/run/timbr.sock").expect_err("not for resources");
+        assert!(others.contains("must be http://"), "{others}");
+    }
 
     #[test]
     fn trusted_resources_need_tls_or_a_loopback_address() {

@@ -8,6 +8,7 @@ use fernet::Fernet;
 
 use crate::base::glob::Glob;
 use crate::base::secret::Secret;
+use crate::config::choices::ClientSocketMode;
 use crate::config::options::{GLOBAL, HEADERS, JOURNAL, Key, LIMITS, LISTEN, LOG, READINESS, TLS};
 use crate::config::reader::{Reader, complete};
 use crate::config::sources::{Problem, Settings};
@@ -134,7 +135,14 @@ impl Reader<'_> {
     fn listen(&mut self) -> Option<ListenOptions> {
         let [https, http, admin] = [&LISTEN.https, &LISTEN.http, &LISTEN.admin].map(|key| self.get(key));
         let proxy_protocol = self.proxy_protocol();
-        let listen = ListenOptions { https: https?, http: http?, admin: admin?, proxy_protocol: proxy_protocol? };
+        let http_socket_mode = match self.get(&LISTEN.http_socket_mode)? {
+            ClientSocketMode::Owner => 0o600,
+            ClientSocketMode::Group => 0o660,
+            ClientSocketMode::Everyone => 0o666,
+        };
+        let http_socket = self.get(&LISTEN.http_socket).map(|path| (path, http_socket_mode));
+        let listen =
+            ListenOptions { https: https?, http: http?, http_socket, admin: admin?, proxy_protocol: proxy_protocol? };
         let all = [(LISTEN.https.key, listen.https), (LISTEN.http.key, listen.http), (LISTEN.admin.key, listen.admin)];
         for (index, (key, address)) in all.iter().enumerate() {
             let same = |(_, other): &&(&str, _)| other == address;
@@ -148,7 +156,7 @@ impl Reader<'_> {
             let keys = [TLS.cert_file.key, TLS.certificates.key, TLS.client_ca_file.key];
             self.reject_set(&keys, "has no effect with listen.https=off");
         }
-        if listen.https.is_none() && listen.http.is_none() {
+        if listen.https.is_none() && listen.http.is_none() && listen.http_socket.is_none() {
             self.problem("listen", "listen.https and listen.http are both off: nothing would be served");
         }
         Some(listen)
@@ -209,7 +217,10 @@ mod tests {
     #[test]
     fn salt_and_upstream_suffice() {
         let config = with(&[]).expect("valid");
-        assert_eq!(config.upstream.url(), &ServerUrl { tls: false, host: "127.0.0.1".into(), port: 8000 });
+        assert_eq!(
+            config.upstream.url(),
+            &ServerUrl { tls: false, host: "127.0.0.1".into(), port: 8000, socket: None }
+        );
         assert_eq!(config.listen.https.map(|a| a.port()), Some(8443));
         assert!(config.listen.http.is_none());
         assert!(config.workers >= 1);

@@ -1,20 +1,68 @@
 //! Listening sockets. Each worker has its own on the same port (SO_REUSEPORT), so that the kernel distributes
-//! connections and no thread passes one to a different thread.
+//! connections and no thread passes one to a different thread. All workers accept from the same Unix socket.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tracing::warn;
+
+use crate::base::client_address;
+use crate::os::unix_socket;
 
 /// Length of the accept queue of each worker.
 const BACKLOG: i32 = 4096;
 
 /// Delay after a failed accept. If descriptors or memory are exhausted, an immediate retry would only use CPU time.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// A listening socket of a worker that has not started.
+pub enum BoundListener {
+    /// Of its own, on a shared port.
+    Tcp(std::net::TcpListener),
+    /// A copy of the descriptor that all workers have.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// A listening socket of a running worker.
+pub enum ClientListener {
+    /// Its connections have addresses.
+    Tcp(TcpListener),
+    /// Its connections have none.
+    Unix(UnixListener),
+}
+
+impl BoundListener {
+    /// Registers the socket with the event loop of this thread.
+    pub fn register(self) -> io::Result<ClientListener> {
+        Ok(match self {
+            BoundListener::Tcp(listener) => ClientListener::Tcp(TcpListener::from_std(listener)?),
+            BoundListener::Unix(listener) => ClientListener::Unix(UnixListener::from_std(listener)?),
+        })
+    }
+}
+
+impl ClientListener {
+    /// Accepts a connection.
+    ///
+    /// SECURITY: the peers of a Unix socket have no address. They share one that belongs to no other client, so that
+    /// none of them is taken for a proxy or a client of a network.
+    pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        match self {
+            ClientListener::Tcp(listener) => listener.poll_accept(cx),
+            ClientListener::Unix(listener) => {
+                let (stream, _) = ready!(listener.poll_accept(cx))?;
+                let stream = stream.into_std().and_then(unix_socket::as_tcp_stream)?;
+                Poll::Ready(Ok((stream, SocketAddr::new(client_address::UNIX_PEER, 0))))
+            }
+        }
+    }
+}
 
 /// Binds `count` sockets to one address. With port 0, all of them use the port that the first one was assigned.
 pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
@@ -56,9 +104,9 @@ pub fn adopt(socket: &std::net::TcpListener) -> io::Result<()> {
 }
 
 /// Waits for the next connection. Errors are logged, counted and retried.
-pub async fn accept(listener: &TcpListener, failures: &Counter) -> (TcpStream, SocketAddr) {
+pub async fn accept(listener: &ClientListener, failures: &Counter) -> (TcpStream, SocketAddr) {
     loop {
-        match listener.accept().await {
+        match poll_fn(|cx| listener.poll_accept(cx)).await {
             Ok(connection) => return connection,
             Err(error) if is_connection_error(&error) => {}
             Err(error) => {

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 
+use crate::base::client_address;
 use crate::base::clock;
 use crate::base::hex;
 use crate::config::ProxyHeader;
@@ -20,7 +21,8 @@ use crate::tls::SniMatch;
 /// The peer of a client connection.
 #[derive(Debug)]
 pub struct Peer {
-    /// Its address, or the one that the PROXY protocol names; never an IPv4-mapped IPv6 address.
+    /// Its address, or the one that the PROXY protocol names; never an IPv4-mapped IPv6 address. `UNIX_PEER` for a Unix
+    /// socket.
     pub address: IpAddr,
     /// The address as text, which each request needs.
     pub address_text: String,
@@ -43,7 +45,7 @@ impl Peer {
     pub fn new(address: IpAddr, is_tls: bool) -> Peer {
         Peer {
             address,
-            address_text: address.to_string(),
+            address_text: client_address::to_text(address),
             is_tls,
             protocol: "http/1",
             tls_handshake: Cell::new(None),
@@ -158,7 +160,7 @@ impl RequestContext {
         if self.origin.address == self.peer.address {
             return self.peer.address_text.as_str().into();
         }
-        self.origin.address.to_string().into()
+        client_address::to_text(self.origin.address).into()
     }
 }
 

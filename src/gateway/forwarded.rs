@@ -7,6 +7,7 @@ use std::sync::Once;
 use ipnet::IpNet;
 use tracing::warn;
 
+use crate::base::client_address;
 use crate::config::ProxyHeader;
 use crate::gateway::context::Peer;
 use crate::http::headers::{HeaderName, Headers};
@@ -55,7 +56,7 @@ pub fn resolve_client(peer: IpAddr, headers: &Headers, trusted: &[IpNet], header
         _ => None,
     };
     let address = hops.last().copied().unwrap_or(peer);
-    let texts: Vec<_> = hops.iter().rev().map(ToString::to_string).collect();
+    let texts: Vec<_> = hops.iter().rev().map(|address| client_address::to_text(*address)).collect();
     ClientOrigin { address, forwarded_for: Some(texts.join(", ")), is_tls }
 }
 

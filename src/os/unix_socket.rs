@@ -1,38 +1,41 @@
 //! A Unix socket that only some users of this machine may open, and the users who do. It does not know what is served on
 //! it.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use rustix::process::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::TcpStream;
 
-const BACKLOG: i32 = 64;
+/// Length of the accept queue. When it is full, clients get an error instead of a timeout.
+const BACKLOG: i32 = 4096;
 
 /// Write permission of the group and of others, and the sticky bit, which limits renaming and deleting to owners.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// A listening socket. Its file is removed when this is dropped.
+/// The file of a listening socket. It is removed when this is dropped.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    inode: u64,
-    listener: UnixListener,
+    /// Keeps the number of the inode from being used for the file of a different gateway.
+    file: File,
 }
 
 impl SocketFile {
-    /// Listens at `path` with this file mode. Creates the folder of the socket if it does not exist, and replaces the
+    /// Listens at `path` with this file mode. When all copies of the listener are closed, clients are refused. Creates the folder of the socket if it does not exist, and replaces the
     /// file of a gateway that has crashed.
     ///
     /// SECURITY: fails if any other user could open the socket beyond `mode`, or could replace it by a socket of their
     /// own. It has never more permissions than at the end: the kernel applies the mode of the unbound socket to the file
     /// when it creates it.
-    pub fn bind(path: &Path, mode: u32) -> io::Result<SocketFile> {
+    pub fn bind(path: &Path, mode: u32) -> io::Result<(SocketFile, UnixListener)> {
         let folder = folder_of(path);
         create_folder(folder)?;
         check_folder(folder)?;
@@ -44,29 +47,22 @@ impl SocketFile {
         let socket = Socket::from(OwnedFd::from(socket));
         socket.bind(&SockAddr::unix(path)?)?;
         fs::set_permissions(path, Permissions::from_mode(mode))?;
-        let file = fs::symlink_metadata(path)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+        let file = opened.metadata()?;
         if !file.file_type().is_socket() || file.mode() & 0o7777 != mode || file.uid() != geteuid().as_raw() {
             return Err(denied(format!("{} does not have the mode {mode:04o} after binding", path.display())));
         }
         socket.listen(BACKLOG)?;
-        Ok(SocketFile { path: path.to_owned(), inode: file.ino(), listener: socket.into() })
-    }
-
-    /// The path of the socket.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// A copy of the descriptor.
-    pub fn listener(&self) -> io::Result<UnixListener> {
-        self.listener.try_clone()
+        Ok((SocketFile { path: path.to_owned(), file: opened }, socket.into()))
     }
 }
 
 impl Drop for SocketFile {
     /// Leaves the file of a gateway that has replaced this one.
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
+        let is_ours = |file: fs::Metadata| self.file.metadata().is_ok_and(|own| own.ino() == file.ino());
+        if fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -79,6 +75,18 @@ impl Drop for SocketFile {
 pub fn connect(path: &Path) -> io::Result<UnixStream> {
     check_writers(folder_of(path))?;
     UnixStream::connect(path)
+}
+
+/// Connects to the socket of a server, whoever its owner is.
+pub async fn connect_stream(path: &Path) -> io::Result<TcpStream> {
+    let stream = tokio::net::UnixStream::connect(path).await?;
+    as_tcp_stream(stream.into_std()?)
+}
+
+/// The same socket in the type of a TCP stream, so that one type serves both: reads, writes, peeks, shutdown and
+/// splice(2) are the same system calls. Only the options of TCP and the addresses do not exist.
+pub fn as_tcp_stream(stream: UnixStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(std::net::TcpStream::from(OwnedFd::from(stream)))
 }
 
 /// The name of a user of this machine, if the user database is a file.
@@ -171,9 +179,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("socket");
         drop(UnixListener::bind(&path).expect("bound"));
-        let first = SocketFile::bind(&path, 0o600).expect("the stale socket is replaced");
-        fs::remove_file(&path).expect("removed");
-        let second = SocketFile::bind(&path, 0o600).expect("bound");
+        let (first, _) = SocketFile::bind(&path, 0o600).expect("the stale socket is replaced");
+        let (second, _listener) = SocketFile::bind(&path, 0o600).expect("bound");
         drop(first);
         connect(&path).expect("the file of the second socket is left");
         drop(second);

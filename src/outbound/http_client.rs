@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::ServerUrl;
+use crate::os::unix_socket;
 use crate::tls::{OutboundTls, TlsError, client_tls};
 
 /// Maximum size of a response body; a larger one is an error.
@@ -81,9 +82,9 @@ impl HttpClient {
         HttpClient { connect_timeout, ..self }
     }
 
-    /// Host and port, for logs.
+    /// Host and port or the Unix socket, for logs.
     pub fn authority(&self) -> String {
-        self.url.authority()
+        self.url.name()
     }
 
     /// Sends a request, whose URI is a path, and reads the whole response.
@@ -106,7 +107,10 @@ impl HttpClient {
     }
 
     async fn connect(&self) -> std::io::Result<HttpClientStream> {
-        let socket = TcpStream::connect((self.url.host.as_str(), self.url.port)).await?;
+        let socket = match &self.url.socket {
+            Some(path) => unix_socket::connect_stream(path).await?,
+            None => TcpStream::connect((self.url.host.as_str(), self.url.port)).await?,
+        };
         let Some(tls) = &self.tls else { return Ok(HttpClientStream::Plain(socket)) };
         let connector = TlsConnector::from(tls.config.clone());
         let stream = connector.connect(tls.server_name.clone(), socket).await?;

@@ -16,7 +16,7 @@ use crate::config::{HealthOptions, UpstreamOptions};
 use crate::tls::OutboundTls;
 use crate::upstream::UpstreamError;
 use crate::upstream::endpoint::{Endpoint, EndpointFailure, EndpointState};
-use crate::upstream::origin::UpstreamOrigin;
+use crate::upstream::origin::{EndpointAddress, UpstreamOrigin};
 
 /// The configured backends and their endpoints.
 pub struct Backends {
@@ -46,7 +46,7 @@ impl Backends {
     /// worker threads.
     pub fn new(options: UpstreamOptions, tls: Vec<Option<OutboundTls>>, workers: usize) -> Arc<Backends> {
         let mut new = Backends::without_endpoints(options, tls, workers);
-        let endpoints = new.origins.iter().filter_map(|origin| ip_endpoint(origin, workers));
+        let endpoints = new.origins.iter().filter_map(|origin| fixed_endpoint(origin, workers));
         new.endpoints = Mutex::new(endpoints.collect());
         Arc::new(new)
     }
@@ -87,21 +87,21 @@ impl Backends {
         let mut new = Backends::without_endpoints(options, tls, workers);
         let before = self.endpoints();
         let endpoints = new.origins.iter().flat_map(|origin| {
-            let is_same = |old: &&Arc<Endpoint>| old.origin.has_same_host_and_port(origin);
-            if let Some(old) = self.origins.iter().find(|old| old.has_same_host_and_port(origin)) {
+            let is_same = |old: &&Arc<Endpoint>| old.origin.has_same_address(origin);
+            if let Some(old) = self.origins.iter().find(|old| old.has_same_address(origin)) {
                 origin.resolution().clone_from(&old.resolution());
             }
             let has_same_tls =
                 |old: &Endpoint| tls_change == TlsChange::Unchanged && old.origin.tls.is_some() == origin.tls.is_some();
             let known = before.iter().filter(is_same).map(|old| {
-                let endpoint = Endpoint::new(Arc::clone(origin), old.address, workers);
+                let endpoint = Endpoint::new(Arc::clone(origin), old.address.clone(), workers);
                 if has_same_tls(old) && self.is_ejection_still_valid(old, &new.options.health) {
                     endpoint.copy_state_from(old);
                 }
                 endpoint
             });
             let known: Vec<_> = known.collect();
-            if known.is_empty() { ip_endpoint(origin, workers).into_iter().collect() } else { known }
+            if known.is_empty() { fixed_endpoint(origin, workers).into_iter().collect() } else { known }
         });
         new.endpoints = Mutex::new(endpoints.collect());
         new.removed = Mutex::new(self.removed().into_iter().chain(before.iter().map(Arc::clone)).collect());
@@ -159,21 +159,24 @@ impl Backends {
     /// Sets the addresses of a name. Known endpoints keep their state; removed ones serve their current requests to the
     /// end.
     pub(super) fn set_addresses(&self, origin: &Arc<UpstreamOrigin>, addresses: &[IpAddr]) {
+        let with_port = |ip: &IpAddr| EndpointAddress::Tcp(SocketAddr::new(*ip, origin.port));
+        let addresses: Vec<_> = addresses.iter().map(with_port).collect();
         let mut endpoints = self.endpoints.lock();
         let is_ours = |endpoint: &&Arc<Endpoint>| Arc::ptr_eq(&endpoint.origin, origin);
         let (kept, removed): (Vec<_>, Vec<_>) =
-            endpoints.iter().partition(|endpoint| !is_ours(endpoint) || addresses.contains(&endpoint.address.ip()));
-        let is_new = |ip: &&IpAddr| !endpoints.iter().filter(is_ours).any(|endpoint| endpoint.address.ip() == **ip);
+            endpoints.iter().partition(|endpoint| !is_ours(endpoint) || addresses.contains(&endpoint.address));
+        let is_new =
+            |address: &&EndpointAddress| !endpoints.iter().filter(is_ours).any(|known| known.address == **address);
         let new: Vec<_> = addresses
             .iter()
             .filter(is_new)
-            .map(|ip| Endpoint::new(Arc::clone(origin), SocketAddr::new(*ip, origin.port), self.workers))
+            .map(|address| Endpoint::new(Arc::clone(origin), address.clone(), self.workers))
             .collect();
         if removed.is_empty() && new.is_empty() {
             return;
         }
         let list = |endpoints: &mut dyn Iterator<Item = &Arc<Endpoint>>| {
-            endpoints.map(|endpoint| endpoint.address.ip().to_string()).collect::<Vec<_>>().join(" ")
+            endpoints.map(|endpoint| endpoint.address.to_string()).collect::<Vec<_>>().join(" ")
         };
         info!(
             backend = &*origin.authority,
@@ -269,10 +272,9 @@ impl Backends {
     }
 }
 
-/// The endpoint of a backend whose host is an IP address.
-fn ip_endpoint(origin: &Arc<UpstreamOrigin>, workers: usize) -> Option<Arc<Endpoint>> {
-    let address = SocketAddr::new(origin.ip_literal()?, origin.port);
-    Some(Endpoint::new(Arc::clone(origin), address, workers))
+/// The endpoint of a backend whose host is an IP address or a Unix socket.
+fn fixed_endpoint(origin: &Arc<UpstreamOrigin>, workers: usize) -> Option<Arc<Endpoint>> {
+    Some(Endpoint::new(Arc::clone(origin), origin.fixed_address()?, workers))
 }
 
 /// Returns whether half of all endpoints are healthy without this one. An endpoint that accepts connections may be
@@ -298,8 +300,12 @@ mod tests {
         load(&Sources { environment, ..Sources::default() }).expect("valid").0.upstream
     }
 
+    fn tcp(ip: IpAddr) -> EndpointAddress {
+        EndpointAddress::Tcp(SocketAddr::new(ip, 8000))
+    }
+
     fn states(backends: &Backends) -> Vec<(String, EndpointState)> {
-        let state = |one: &Arc<Endpoint>| (one.address.ip().to_string(), one.state());
+        let state = |one: &Arc<Endpoint>| (one.address.to_string(), one.state());
         let mut all: Vec<_> = backends.endpoints().iter().map(state).collect();
         all.sort_by(|one, other| one.0.cmp(&other.0));
         all
@@ -315,7 +321,7 @@ mod tests {
         let addresses = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse().expect("an address"));
         backends.origins()[0].resolution().resolved_at = Some(std::time::SystemTime::now());
         backends.set_addresses(&backends.origins()[0], &addresses);
-        for endpoint in backends.endpoints().iter().filter(|one| one.address.ip() != addresses[0]) {
+        for endpoint in backends.endpoints().iter().filter(|one| one.address != tcp(addresses[0])) {
             assert!(endpoint.eject(failure, &backends.options.health, Instant::now()));
         }
         backends
@@ -325,7 +331,8 @@ mod tests {
     fn new_options_keep_known_addresses_and_their_state() {
         use EndpointState::{Ejected, Healthy};
         let now = |one, two, three| {
-            [("10.0.0.1", one), ("10.0.0.2", two), ("127.0.0.9", three)].map(|(ip, state)| (ip.to_owned(), state))
+            [("10.0.0.1", one), ("10.0.0.2", two), ("127.0.0.9", three)]
+                .map(|(ip, state)| (format!("{ip}:8000"), state))
         };
         let path = ("HEALTH_PATH", "/health");
         let later = options(&[("RESPONSE_TIMEOUT", "7s"), path]);
@@ -371,7 +378,7 @@ mod tests {
         let found = ["10.0.0.2", "10.0.0.3"].map(|ip| ip.parse().expect("an address"));
         new.set_addresses(&new.origins()[0], &found);
         let addresses: Vec<_> = states(&new).into_iter().map(|(ip, _)| ip).collect();
-        assert_eq!(addresses, ["10.0.0.2", "10.0.0.3", "127.0.0.9"]);
+        assert_eq!(addresses, ["10.0.0.2:8000", "10.0.0.3:8000", "127.0.0.9:8000"]);
         let elsewhere = options(&[("URLS", "http://backend.test:9000,http://127.0.0.9:9000")]);
         let new = backends_with_ejections(EndpointFailure::Connect).with_options(
             elsewhere,
@@ -379,7 +386,7 @@ mod tests {
             1,
             TlsChange::Unchanged,
         );
-        assert_eq!(states(&new), [("127.0.0.9".to_owned(), EndpointState::Healthy)]);
+        assert_eq!(states(&new), [("127.0.0.9:9000".to_owned(), EndpointState::Healthy)]);
         assert!(!new.has_looked_up_all_names());
     }
 
@@ -389,14 +396,15 @@ mod tests {
         let address = |last: u8| IpAddr::from([10, 0, 0, last]);
         backends.set_addresses(&backends.origins()[0], &[address(1), address(2)]);
         let busy = Arc::clone(&backends.endpoints()[1]);
-        assert!(busy.address.ip() == address(1), "{:?}", busy.address);
+        assert!(busy.address == tcp(address(1)), "{:?}", busy.address);
         busy.counters_of(0).in_flight.add(1);
         backends.set_addresses(&backends.origins()[0], &[address(3)]);
-        let removed =
-            |backends: &Backends| backends.removed().iter().map(|endpoint| endpoint.address.ip()).collect::<Vec<_>>();
-        assert_eq!(removed(&backends), [address(1)], "the other one has no request");
+        let removed = |backends: &Backends| {
+            backends.removed().iter().map(|endpoint| endpoint.address.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(removed(&backends), [tcp(address(1))], "the other one has no request");
         let new = backends.with_options(options(&[]), plain(2), 1, TlsChange::Unchanged);
-        assert_eq!(removed(&new), [address(1)], "after a reload too");
+        assert_eq!(removed(&new), [tcp(address(1))], "after a reload too");
         busy.counters_of(0).in_flight.decrement();
         assert_eq!((removed(&backends), removed(&new)), (vec![], vec![]));
     }

@@ -1,4 +1,4 @@
-//! Opens a connection to an endpoint: TCP, then TLS.
+//! Opens a connection to an endpoint: TCP, then TLS; or a Unix socket.
 
 use std::io;
 use std::time::Duration;
@@ -7,13 +7,18 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::os::unix_socket;
 use crate::upstream::connection::UpstreamStream;
 use crate::upstream::endpoint::Endpoint;
+use crate::upstream::origin::EndpointAddress;
 
 /// Connects within `limit`, or fails with `TimedOut`.
 pub async fn connect(endpoint: &Endpoint, limit: Duration) -> io::Result<UpstreamStream> {
     let connecting = async {
-        let socket = tune(TcpStream::connect(endpoint.address).await?)?;
+        let socket = match &endpoint.address {
+            EndpointAddress::Tcp(address) => tune(TcpStream::connect(address).await?)?,
+            EndpointAddress::Unix(path) => unix_socket::connect_stream(path).await?,
+        };
         Ok(match &endpoint.origin.tls {
             None => UpstreamStream::Plain(socket),
             Some((connector, tls)) => {

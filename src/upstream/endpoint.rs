@@ -4,7 +4,6 @@
 //! Each worker has its own counters, which readers add up. Shared state is written only when the health of the endpoint
 //! changes.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::base::counter::SingleWriterCounter;
 use crate::config::HealthOptions;
-use crate::upstream::origin::UpstreamOrigin;
+use crate::upstream::origin::{EndpointAddress, UpstreamOrigin};
 
 /// Maximum duration of one ejection.
 const MAX_EJECTION: Duration = Duration::from_secs(300);
@@ -25,7 +24,7 @@ const EJECTION_RESET_AFTER: Duration = Duration::from_secs(300);
 pub struct Endpoint {
     /// The backend to which this address belongs.
     pub origin: Arc<UpstreamOrigin>,
-    pub address: SocketAddr,
+    pub address: EndpointAddress,
     state: AtomicU8,
     /// Failures since the last response.
     consecutive_failures: AtomicU32,
@@ -135,7 +134,7 @@ pub struct EndpointTotals {
 }
 
 impl Endpoint {
-    pub fn new(origin: Arc<UpstreamOrigin>, address: SocketAddr, workers: usize) -> Arc<Endpoint> {
+    pub fn new(origin: Arc<UpstreamOrigin>, address: EndpointAddress, workers: usize) -> Arc<Endpoint> {
         let health = EndpointHealth {
             failure: None,
             ejected_until: None,
@@ -339,7 +338,8 @@ mod tests {
     };
 
     fn endpoint() -> Arc<Endpoint> {
-        Endpoint::new(UpstreamOrigin::plain("backend", 80), SocketAddr::from(([127, 0, 0, 1], 80)), 2)
+        let address = EndpointAddress::Tcp(([127, 0, 0, 1], 80).into());
+        Endpoint::new(UpstreamOrigin::plain("backend", 80), address, 2)
     }
 
     fn ejection_seconds(endpoint: &Endpoint, now: Instant) -> Option<u64> {

@@ -37,7 +37,7 @@ impl Backends {
     /// Maintains names and endpoints. Never returns, unless one of its tasks panics; must run on a `LocalSet`.
     pub async fn maintain(self: Arc<Backends>) {
         let mut tasks = JoinSet::new();
-        for origin in self.origins().iter().filter(|origin| origin.ip_literal().is_none()) {
+        for origin in self.origins().iter().filter(|origin| origin.fixed_address().is_none()) {
             tasks.spawn_local(resolve_periodically(Arc::clone(&self), Arc::clone(origin), SystemResolver));
         }
         let mut changes = self.subscribe();

@@ -3,7 +3,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use crate::upstream::abandoned::AbandonedRequest;
 use crate::upstream::backends::Backends;
 use crate::upstream::connection::UpstreamConnection;
 use crate::upstream::endpoint::{Endpoint, EndpointCounters, EndpointState};
+use crate::upstream::origin::EndpointAddress;
 use crate::upstream::pool::ConnectionPool;
 
 /// An endpoint with one worker's connection pool.
@@ -136,7 +136,8 @@ impl LoadBalancer {
         if let Some(affinity) = affinity {
             let healthy = |target: &&Rc<WorkerEndpoint>| target.endpoint.state() == EndpointState::Healthy;
             let candidates = targets.iter().filter(|target| healthy(target) && untried(target));
-            if let Some(target) = candidates.max_by_key(|target| rendezvous_weight(affinity, target.endpoint.address)) {
+            if let Some(target) = candidates.max_by_key(|target| rendezvous_weight(affinity, &target.endpoint.address))
+            {
                 return Some(Rc::clone(target));
             }
         }
@@ -192,10 +193,13 @@ impl LoadBalancer {
 
 /// Rendezvous hashing: of all endpoints, the one with the highest weight belongs to a hash. When an endpoint appears or
 /// disappears, only the hashes that belong to it change their endpoint.
-fn rendezvous_weight(affinity: u64, address: SocketAddr) -> u64 {
+fn rendezvous_weight(affinity: u64, address: &EndpointAddress) -> u64 {
     // Without random keys, so that all workers and replicas agree.
     let mut hasher = DefaultHasher::new();
-    (affinity, address).hash(&mut hasher);
+    match address {
+        EndpointAddress::Tcp(address) => (affinity, address).hash(&mut hasher),
+        EndpointAddress::Unix(path) => (affinity, path).hash(&mut hasher),
+    }
     hasher.finish()
 }
 
@@ -224,9 +228,9 @@ mod tests {
 
     #[test]
     fn only_the_hashes_of_a_removed_endpoint_move() {
-        let addresses: Vec<SocketAddr> = (1..=4).map(|host| SocketAddr::from(([10, 0, 0, host], 8000))).collect();
-        let chosen = |affinity: u64, among: &[SocketAddr]| {
-            *among.iter().max_by_key(|address| rendezvous_weight(affinity, **address)).expect("not empty")
+        let addresses: Vec<_> = (1..=4).map(|host| EndpointAddress::Tcp(([10, 0, 0, host], 8000).into())).collect();
+        let chosen = |affinity: u64, among: &[EndpointAddress]| {
+            among.iter().max_by_key(|address| rendezvous_weight(affinity, address)).expect("not empty").clone()
         };
         for affinity in 0..400 {
             let (before, after) = (chosen(affinity, &addresses), chosen(affinity, &addresses[1..]));

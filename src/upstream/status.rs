@@ -93,7 +93,7 @@ impl Backends {
     /// Takes a snapshot of the endpoints and names of one upstream.
     pub fn status(&self) -> UpstreamStatus {
         let (endpoints, upstream) = (self.endpoints(), &self.options.name);
-        let names = self.origins().iter().filter(|origin| origin.ip_literal().is_none());
+        let names = self.origins().iter().filter(|origin| origin.fixed_address().is_none());
         UpstreamStatus {
             usable: self.is_usable(),
             endpoints: endpoints.iter().map(|endpoint| EndpointStatus::new(upstream, endpoint)).collect(),

@@ -129,6 +129,11 @@ def test_what_the_schema_does_not_know_is_refused(change, named, helm, counts):
     counts["refusals"] += 1
 
 
+def test_the_backend_of_a_sidecar_may_listen_on_a_unix_socket():
+    values = changed(("mode", "sidecar"), ("config.upstream.url", "unix:/run/timbr/api.sock"))
+    run(HELMS["helm 4"], "template", "release", CHART, "--values", "-", input=yaml.safe_dump(values))
+
+
 @pytest.mark.parametrize("helm", HELMS)
 def test_the_values_that_the_cases_begin_with_are_good(helm):
     run(HELMS[helm], "template", "release", CHART, "--values", "-", input=yaml.safe_dump(GOOD))

@@ -52,6 +52,7 @@ mod tls;
 mod tls_program;
 mod tls_reload;
 mod traces;
+mod unix_sockets;
 mod upstream_failures;
 mod upstream_tls;
 mod upstreams;

@@ -192,8 +192,8 @@
 {{- $urls := (.Values.config.upstream).urls | default list -}}
 {{- if kindIs "string" $urls }}{{ $urls = splitList "," $urls }}{{ end -}}
 {{- range $url := concat (list (.Values.config.upstream).url) $urls | compact -}}
-{{- if not (regexMatch "^https?://(127\\.[0-9.]+|localhost|\\[::1\\])(:|/|$)" $url) -}}
-{{- $problems = append $problems "mode is sidecar, so the backend is in the same pod: config.upstream.url must be a loopback address, such as http://127.0.0.1:8000" -}}
+{{- if not (regexMatch "^(https?://(127\\.[0-9.]+|localhost|\\[::1\\])(:|/|$)|unix:/)" $url) -}}
+{{- $problems = append $problems "mode is sidecar, so the backend is in the same pod: config.upstream.url must be a loopback address, such as http://127.0.0.1:8000, or a Unix socket" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -80,6 +80,7 @@ impl ClientChain {
         config.listen = ListenOptions {
             http: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             https: None,
+            http_socket: None,
             admin: None,
             proxy_protocol: false,
         };
@@ -91,7 +92,7 @@ impl ClientChain {
         let port = bound.addresses().http.context("the HTTP listener is configured")?.port();
         let (control, commands) = control::channel();
         let gateway = std::thread::spawn(move || bound.run(commands));
-        let url = ServerUrl { tls: false, host: Ipv4Addr::LOCALHOST.to_string(), port };
+        let url = ServerUrl { tls: false, host: Ipv4Addr::LOCALHOST.to_string(), port, socket: None };
         let mut client = DoctorClient { http: HttpClient::with_tls(&url, None, RESPONSE_TIMEOUT), token: None };
         if client.get_token(&salt, &login, report).await {
             self.run_queries(&client, report).await;

@@ -92,7 +92,8 @@ fn check_certificates(config: &Config, report: &mut DoctorReport) {
 
 async fn check_dns(config: &Config, report: &mut DoctorReport) -> bool {
     let mut all = true;
-    for url in config.all_upstreams().flat_map(|upstream| &upstream.urls) {
+    let urls = config.all_upstreams().flat_map(|upstream| &upstream.urls);
+    for url in urls.filter(|url| url.socket.is_none()) {
         match lookup_host((url.host.as_str(), url.port)).await {
             Ok(addresses) => {
                 let addresses: Vec<_> = addresses.map(|address| address.ip().to_string()).collect();

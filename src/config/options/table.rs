@@ -12,9 +12,9 @@ use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::config::audit::SyslogServer;
 use crate::config::choices::{
-    AbandonedPolicy, AdminCommands, AdminSocketMode, AuditFailure, AuthorizationMode, ClientAuthMode, CredentialKind,
-    HalfClose, HostHeader, OwnKeys, ProxyHeader, ProxyProtocol, ShowTokenPolicy, StoreMode, StoreType, TlsMinVersion,
-    UnknownIssuers, VerifierKind,
+    AbandonedPolicy, AdminCommands, AdminSocketMode, AuditFailure, AuthorizationMode, ClientAuthMode, ClientSocketMode,
+    CredentialKind, HalfClose, HostHeader, OwnKeys, ProxyHeader, ProxyProtocol, ShowTokenPolicy, StoreMode, StoreType,
+    TlsMinVersion, UnknownIssuers, VerifierKind,
 };
 use crate::config::file::Node;
 use crate::config::options::types::{Count, DurationOrZero, Limit, Size};
@@ -57,7 +57,8 @@ group! { GLOBAL: GlobalKeys = "" {
          several keys separated by commas; the first one is the primary key.";
     trusted_proxies: Vec<IpNet>,
         "Networks of the proxies in front of the gateway, such as 10.0.0.0/8. The client addresses in X-Forwarded-For, \
-         Forwarded and PROXY protocol headers are trusted only if they come from one of these networks.";
+         Forwarded and PROXY protocol headers are trusted only if they come from one of these networks. unix: is the \
+         clients of listen.http_socket.";
     trusted_proxies_header: ProxyHeader = "x-forwarded-for",
         "Header in which the trusted proxies report the client. x-forwarded-for: X-Forwarded-For and X-Forwarded-Proto. \
          forwarded: Forwarded (RFC 7239), with for and proto. The other one is ignored, because a proxy that does not \
@@ -76,6 +77,13 @@ group! { LISTEN: ListenKeys = "listen." {
         "Address of the HTTPS listener (HTTP/1.1 and HTTP/2).";
     http: Option<SocketAddr> = "off",
         "Address of the plain HTTP/1.1 listener, such as a loopback address for a sidecar.";
+    http_socket: PathBuf,
+        "Unix socket for plain HTTP/1.1, in addition to listen.http, for a proxy or a client on this machine. Its folder must \
+         be writable only by the gateway's user or root, and is created if it does not exist. All clients of the socket \
+         together are one address, unix:, in limits and logs.";
+    http_socket_mode: ClientSocketMode = "0660",
+        "File mode of listen.http_socket. 0660: the gateway's user, its group and root. 0666: every user of this machine. \
+         Clients still have to authenticate.";
     admin: Option<SocketAddr> = "127.0.0.1:9180",
         "Address of the admin listener: health checks, metrics, dashboard and admin commands. Must not be public.";
     admin_commands: AdminCommands = "loopback",
@@ -117,9 +125,11 @@ group! { TLS: TlsKeys = "tls." {
 
 group! { UPSTREAM: UpstreamKeys = "upstream." {
     url: ServerUrl,
-        "URL of the Timbr backend: http://host:port or https://host[:port]. Required unless upstream.urls is set.";
+        "URL of the Timbr backend: http://host:port, https://host[:port], or unix:/path for HTTP over a Unix socket. Required \
+         unless upstream.urls is set.";
     urls: Vec<ServerUrl>,
-        "URLs of several equivalent backends, in place of upstream.url; all http:// or all https://. See upstreams.md.";
+        "URLs of several equivalent backends, in place of upstream.url; all https://, or all http:// or unix:/. See \
+         upstreams.md.";
     credential: CredentialKind = "forward",
         "Credential that is sent to the backend. forward: the client's own x-api-key, with the user in \
          x-forwarded-user. impersonate: the gateway's service key, with the user in x-api-impersonate-user. platform: \

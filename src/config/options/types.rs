@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::base::client_address;
 use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::config::file::Node;
@@ -16,7 +17,7 @@ use crate::config::{ServerUrl, size, url};
 pub enum Shape {
     /// Free text.
     Text,
-    /// `http://host:port` or `https://host[:port]`.
+    /// `http://host:port`, `https://host[:port]` or `unix:/path`.
     Url,
     /// Text that is never shown.
     Secret,
@@ -141,7 +142,7 @@ impl OptionType for ServerUrl {
     const SHAPE: Shape = Shape::Url;
 
     fn parse(text: &str) -> Result<ServerUrl, String> {
-        url::parse_origin(text)
+        url::parse_server(text)
     }
 }
 
@@ -150,7 +151,7 @@ impl OptionType for Vec<ServerUrl> {
     const SHAPE: Shape = Shape::Urls;
 
     fn parse(text: &str) -> Result<Vec<ServerUrl>, String> {
-        text.split(',').map(|url| url::parse_origin(url.trim())).collect()
+        text.split(',').map(|url| url::parse_server(url.trim())).collect()
     }
 }
 
@@ -166,11 +167,15 @@ impl OptionType for Vec<IpNet> {
 
 /// SECURITY: 10.1.2.3/8 could mean the network or the address, so it is rejected.
 fn network(text: &str) -> Result<IpNet, String> {
+    if text == client_address::UNIX_TEXT {
+        return Ok(client_address::UNIX_PEER.into());
+    }
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.to_canonical().into());
     }
     let network = text.parse::<IpNet>().ok().filter(|network| network.addr() == network.network());
-    network.ok_or_else(|| format!("must be networks or addresses, such as 10.0.0.0/8 or fd00::1, not {text:?}"))
+    network
+        .ok_or_else(|| format!("must be networks or addresses, such as 10.0.0.0/8 or fd00::1, or unix:, not {text:?}"))
 }
 
 /// Names of headers in lower case, with `*` for any characters.

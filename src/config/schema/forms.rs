@@ -7,14 +7,17 @@ use crate::config::options::{OptionSpec, Shape};
 use crate::config::routes::BUILT_IN;
 
 /// Patterns use only what every engine supports, so no lookaround.
-const URL: &str = r"^https?://[^/?#@\s]+/?$";
-const SEVERAL_URLS: &str = r"^\s*https?://[^/?#@,\s]+/?\s*(,\s*https?://[^/?#@,\s]+/?\s*)*$";
+const URL: &str = r"^(https?://[^/?#@\s]+/?|unix:(//)?/[^/\s]([^\s]*[^/\s])?)$";
+const SEVERAL_URLS: &str = concat!(
+    r"^\s*(https?://[^/?#@,\s]+/?|unix:(//)?/[^/,\s]([^,\s]*[^/,\s])?)\s*",
+    r"(,\s*(https?://[^/?#@,\s]+/?|unix:(//)?/[^/,\s]([^,\s]*[^/,\s])?)\s*)*$"
+);
 const NAMES: &str = r"^\s*[A-Za-z0-9_*-]+\s*(,\s*[A-Za-z0-9_*-]+\s*)*$";
 const ADDRESS: &str = concat!(
     r"^(off|((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d):\d{1,5}",
     r"|\[[0-9A-Fa-f:.]+(%\d+)?\]:\d{1,5})$"
 );
-const NETWORK: &str = r"[0-9A-Fa-f:.]+(/\d{1,3})?";
+const NETWORK: &str = r"(unix:|[0-9A-Fa-f:.]+(/\d{1,3})?)";
 const SIZE: &str = r"^\d+ *(B|KiB|MiB|GiB)$";
 const ABOVE_ZERO: &str = r"^\+?0*[1-9]\d*$";
 const WHOLE_NUMBER: &str = r"^\+?\d+$";

@@ -2,6 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -61,6 +64,13 @@ impl Client {
         let stream = TcpStream::connect(address).expect("connected");
         stream.set_read_timeout(Some(TIMEOUT)).expect("set");
         stream.set_nodelay(true).expect("set");
+        Client { stream, unread: Vec::new() }
+    }
+
+    /// A connection to a Unix socket, which reads and writes like one over TCP.
+    pub fn connect_unix(path: &Path) -> Client {
+        let stream = TcpStream::from(OwnedFd::from(UnixStream::connect(path).expect("connected")));
+        stream.set_read_timeout(Some(TIMEOUT)).expect("set");
         Client { stream, unread: Vec::new() }
     }
 
