@@ -1,8 +1,8 @@
 //! Builds the components that depend on files, at start and for a reload. Everything is loaded and checked before any
 //! of it is used.
 
+use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tracing::{info, warn};
 
@@ -10,13 +10,16 @@ use crate::app::{StartError, audit};
 use crate::auth::{Auth, EndedLogins};
 use crate::base::clock::Clock;
 use crate::config::changes::Changes;
-use crate::config::options::{AUTH, LOG, STORE, UPSTREAM};
+use crate::config::options::{AUDIT, AUTH, LOG, STORE, UPSTREAM};
 use crate::config::{Config, DEFAULT_UPSTREAM, LimitOptions, Problem, StoreKind};
 use crate::gateway::snapshot::Snapshot;
 use crate::observability::log::{self, label};
-use crate::os::fd_limit;
-use crate::tls::{self, PreparedTls, SelfSigned, ServerTls, TlsError, TlsReloader};
+use crate::os::{disk, fd_limit};
+use crate::tls::{self, CertificateStatus, PreparedTls, SelfSigned, ServerTls, TlsError, TlsReloader};
 use crate::upstream::{Backends, TlsChange};
+
+/// Less free space than this causes a warning.
+const MIN_FREE_SPACE: u64 = 64 << 20;
 
 /// The components at start.
 pub(super) struct Components {
@@ -38,15 +41,31 @@ pub fn check(config: &Config) -> Result<Vec<Problem>, StartError> {
         return Err(StartError::Files(vec![Problem::new(STORE.path.key, message)]));
     }
     let mut warnings = Vec::new();
+    if let StoreKind::File(path) = &config.store.kind {
+        warnings.extend(low_space(STORE.path.key, path, "logins fail with 503"));
+    }
+    if let Some(file) = &config.audit.file {
+        warnings.extend(low_space(AUDIT.file.key, &file.path, "lines of the audit log are lost"));
+    }
     if components.auth.has_no_users() {
         warnings.push(Problem::new(AUTH.users_file.key, "has no users: no user can log in"));
     }
-    let expiries = components.tls.iter().flat_map(|(reloader, _)| reloader.expiries());
-    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
-    for (names, _) in expiries.filter(|(_, end)| u64::try_from(*end).unwrap_or_default() <= now) {
-        warnings.push(Problem::new("tls", format!("the certificate for {names} has expired")));
+    for CertificateStatus { names, fault, .. } in components.tls.iter().flat_map(|(reloader, _)| reloader.statuses()) {
+        let warning = |fault| Problem::new("tls", format!("the certificate for {names} {fault}"));
+        warnings.extend(fault.map(warning));
     }
     Ok(warnings)
+}
+
+/// A warning if a file that grows is on a file system that is nearly full.
+fn low_space(key: &'static str, path: &Path, consequence: &str) -> Option<Problem> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let free = disk::free_space(folder).ok().filter(|free| *free < MIN_FREE_SPACE)?;
+    let message = format!(
+        "is on a file system with {} MiB left: free some space, or move the file; on a full one {consequence}",
+        free >> 20
+    );
+    Some(Problem::new(key, message))
 }
 
 pub(super) fn load(config: &Config, clock: &Clock) -> Result<Components, StartError> {
@@ -232,4 +251,18 @@ pub(super) fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name = name.trim();
     (!name.is_empty()).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_file_system_causes_a_warning() {
+        let warning = |path: &str| low_space(STORE.path.key, Path::new(path), "logins fail with 503");
+        // It has no space at all.
+        let message = warning("/proc/tokens").expect("full").to_string();
+        assert!(message.starts_with("store.path: is on a file system with 0 MiB left: free some space"), "{message}");
+        assert_eq!(warning("/nonexistent/tokens"), None);
+    }
 }

@@ -48,7 +48,6 @@ pub fn run(matches: &ArgMatches, signals: SignalHandlers) -> CliResult {
     }
     if config.core_dumps {
         core_dumps::enable().context("cannot enable core dumps")?;
-        warn!("core_dumps=true: core dumps and debuggers can read every secret of this process");
     } else {
         core_dumps::disable_permanently().context("cannot disable core dumps permanently")?;
     }

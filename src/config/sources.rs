@@ -204,7 +204,10 @@ fn read_secret(file: &Setting, option: &OptionSpec, problems: &mut Vec<Problem>)
         Ok(text) => Some(Setting { text, origin }),
         Err(error) => {
             // SECURITY: the text is shown only if it is a path, because it may be the secret itself, set by mistake.
-            let shown = if is_certainly_path(path) { format!(" {}", path.display()) } else { String::new() };
+            let shown = match is_certainly_path(path) {
+                true => format!(" {}", path.display()),
+                false => " (whose name could be the secret itself, and is shown if it begins with ./)".to_owned(),
+            };
             let message = format!("cannot read the file{shown} named by {origin}: {error}");
             problems.push(Problem::new(option.key, message));
             None
@@ -282,7 +285,7 @@ fn shape_of(key: &str) -> Option<Shape> {
 
 /// Whether one of its folders, other than the root, exists.
 fn is_certainly_path(path: &Path) -> bool {
-    path.ancestors().skip(1).any(|folder| folder.file_name().is_some() && folder.is_dir())
+    path.starts_with(".") || path.ancestors().skip(1).any(|folder| folder.file_name().is_some() && folder.is_dir())
 }
 
 fn is_group(key: &str) -> bool {

@@ -1,13 +1,38 @@
 //! Reports settings that are valid but probably not intended.
 
 use crate::config::audit::SyslogServer;
-use crate::config::options::{AUDIT, AUTH, AUTHORIZATION, GLOBAL, PLATFORM, STORE};
+use crate::config::options::{AUDIT, AUTH, AUTHORIZATION, GLOBAL, PLATFORM, STORE, TLS};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{Config, CredentialMode, StoreKind, VerifierOptions, url};
 
 /// Warnings for `config check`, `doctor` and the log at start.
 pub fn warnings(config: &Config, settings: &Settings) -> Vec<Problem> {
-    rules_without_password_check(config, settings).into_iter().chain(secrets_in_clear_text(config)).collect()
+    let rules = rules_without_password_check(config, settings);
+    weak_settings(config).chain(rules).chain(secrets_in_clear_text(config)).collect()
+}
+
+/// Settings that are meant for trials or for trusted clients. The first two are the defaults.
+fn weak_settings(config: &Config) -> impl Iterator<Item = Problem> {
+    let all = [
+        (
+            config.listen.https.is_some() && config.tls.certificates.is_empty(),
+            TLS.cert_file.key,
+            "HTTPS uses a self-signed certificate that is made at start, which clients cannot verify; set tls.cert_file \
+             and tls.key_file",
+        ),
+        (
+            config.auth.verifier == VerifierOptions::SaltHolder,
+            AUTH.verifier.key,
+            "salt-holder checks no password: every holder of API_AUTH_SALT can get a token for any user. Choose a verifier \
+             that checks passwords, unless you trust all holders",
+        ),
+        (
+            config.core_dumps,
+            GLOBAL.core_dumps.key,
+            "core dumps and debuggers can read every secret of the process; set false unless you are debugging",
+        ),
+    ];
+    all.into_iter().filter(|(applies, ..)| *applies).map(|(_, key, message)| Problem::new(key, message))
 }
 
 /// SECURITY: who can read the network between two machines gets every secret that is sent without TLS. This is a
@@ -73,6 +98,25 @@ mod tests {
     use crate::config::testing::load_with_settings;
 
     #[test]
+    fn settings_for_trials_cause_a_warning() {
+        let keys = |options: &[(&str, &str)]| {
+            let (config, settings) = load_with_settings("", options).expect("valid");
+            warnings(&config, &settings).into_iter().map(|warning| warning.subject).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&[]), ["tls.cert_file", "auth.verifier"]);
+        let strict = [
+            ("TLS_CERT_FILE", "/c"),
+            ("TLS_KEY_FILE", "/k"),
+            ("AUTH_VERIFIER", "users-file"),
+            ("AUTH_USERS_FILE", "/users"),
+        ];
+        assert_eq!(keys(&strict), [""; 0]);
+        assert_eq!(keys(&[&strict[..], &[("CORE_DUMPS", "true")]].concat()), ["core_dumps"]);
+        let plain = [("LISTEN_HTTPS", "off"), ("LISTEN_HTTP", "127.0.0.1:1")];
+        assert_eq!(keys(&[&strict[2..], &plain].concat()), [""; 0]);
+    }
+
+    #[test]
     fn secrets_without_encryption_cause_a_warning() {
         let impersonate =
             [("UPSTREAM_CREDENTIAL", "impersonate"), ("UPSTREAM_API_KEY", "tk_1"), ("AUTH_TRUST_SALT_HOLDER", "true")];
@@ -93,8 +137,8 @@ mod tests {
             (&redis("rediss://cache"), &[]),
             (&redis("redis://cache"), &["store.urls: sends the password of the store and all records to cache"]),
         ] {
-            let (config, settings) = load_with_settings("", options).expect("valid");
-            let warnings: Vec<_> = warnings(&config, &settings).iter().map(ToString::to_string).collect();
+            let (config, _) = load_with_settings("", options).expect("valid");
+            let warnings: Vec<_> = secrets_in_clear_text(&config).iter().map(ToString::to_string).collect();
             assert_eq!(warnings.len(), expected.len(), "{options:?}: {warnings:?}");
             assert!(warnings.iter().zip(expected).all(|(warning, start)| warning.starts_with(start)), "{warnings:?}");
         }
@@ -104,7 +148,7 @@ mod tests {
     fn rules_without_password_check_cause_a_warning() {
         let warned = |more: &[(&str, &str)]| {
             let (config, settings) = load_with_settings("", more).expect("valid");
-            warnings(&config, &settings).iter().map(ToString::to_string).collect::<Vec<_>>()
+            rules_without_password_check(&config, &settings).iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let rules = [("AUTHORIZATION_MODE", "enforce"), ("AUTHORIZATION_RULES", "[{users: '*'}]")];
         let warnings = warned(&rules);
@@ -123,8 +167,8 @@ mod tests {
     #[test]
     fn an_unencrypted_audit_log_causes_a_warning() {
         for (server, count) in [("tcp://siem:601", 1), ("tcp://[::1]:601", 0), ("tls://siem:6514", 0), ("unix:/x", 0)] {
-            let (config, settings) = load_with_settings("", &[("AUDIT_SYSLOG", server)]).expect("valid");
-            assert_eq!(warnings(&config, &settings).len(), count, "{server}");
+            let (config, _) = load_with_settings("", &[("AUDIT_SYSLOG", server)]).expect("valid");
+            assert_eq!(secrets_in_clear_text(&config).len(), count, "{server}");
         }
     }
 }

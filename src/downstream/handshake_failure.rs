@@ -1,11 +1,50 @@
-//! Classifies errors of the PROXY protocol and of the TLS handshake for the metrics. It knows nothing about
+//! Classifies errors of the PROXY protocol and of the TLS handshake for the metrics and the log. It knows nothing about
 //! connections.
 
 use std::io;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustls::{AlertDescription, Error};
 
 use crate::observability::metrics::HandshakeFailure;
+
+/// Minimum time between two lines at level info.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Chooses the failures that are logged at level info: clients must not be able to fill the log.
+pub struct FailureReports(Mutex<(Option<Instant>, u64)>);
+
+/// The reports of all workers.
+pub static REPORTS: FailureReports = FailureReports::new();
+
+impl FailureReports {
+    const fn new() -> FailureReports {
+        FailureReports(Mutex::new((None, 0)))
+    }
+
+    /// Returns the number of failures since the last report if this failure is to be reported.
+    pub fn admit(&self, kind: HandshakeFailure, now: Instant) -> Option<u64> {
+        // The others are port scans and health checks of load balancers, not clients with wrong settings.
+        let is_misconfigured = matches!(
+            kind,
+            HandshakeFailure::Alert
+                | HandshakeFailure::Certificate
+                | HandshakeFailure::Incompatible
+                | HandshakeFailure::ProxyProtocol
+        );
+        if !is_misconfigured {
+            return None;
+        }
+        let (last, unreported) = &mut *self.0.lock();
+        if last.is_some_and(|last| now.duration_since(last) < REPORT_INTERVAL) {
+            *unreported += 1;
+            return None;
+        }
+        *last = Some(now);
+        Some(std::mem::take(unreported))
+    }
+}
 
 /// The metrics label for an error of the TLS handshake, or of the PROXY protocol header before it.
 pub fn classify(error: &io::Error) -> HandshakeFailure {
@@ -45,6 +84,17 @@ fn classify_tls(error: &Error) -> HandshakeFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reports_are_rate_limited_and_counted() {
+        let reports = FailureReports::new();
+        let start = Instant::now();
+        let admit = |kind, seconds| reports.admit(kind, start + Duration::from_secs(seconds));
+        assert_eq!(admit(HandshakeFailure::Closed, 0), None);
+        assert_eq!(admit(HandshakeFailure::Alert, 0), Some(0));
+        assert_eq!((admit(HandshakeFailure::Alert, 1), admit(HandshakeFailure::Incompatible, 59)), (None, None));
+        assert_eq!((admit(HandshakeFailure::Certificate, 60), admit(HandshakeFailure::Alert, 120)), (Some(2), Some(0)));
+    }
 
     #[test]
     fn errors_are_classified() {

@@ -29,7 +29,7 @@ use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::admission::Admission;
 use crate::base::current::Current;
@@ -269,7 +269,13 @@ impl Service {
         let is_timeout = error.kind() == io::ErrorKind::TimedOut;
         let cause = if is_timeout { CloseCause::HandshakeTimeout } else { CloseCause::HandshakeFailed };
         self.serving.get().admission.metrics().record_connection_end(cause);
-        debug!(%peer, %error, "handshake failed");
+        match handshake_failure::REPORTS.admit(kind, Instant::now()) {
+            Some(unreported) => info!(
+                %peer, %error, kind = kind.as_str(), unreported,
+                "a client's handshake failed; further ones within a minute are only counted"
+            ),
+            None => debug!(%peer, %error, "handshake failed"),
+        }
     }
 }
 

@@ -47,6 +47,7 @@ pub use keys::{KeyNumber, KeyRing, PRIMARY_KEY};
 pub use listing::{TokenFilter, TokenListing, TokenSummary};
 pub use memory::MemoryStore;
 pub use record::{NewToken, TokenBinding, TokenRecord};
+pub use redis::{RedisFailure, check as check_redis};
 pub use revocation::{MAX_DENIAL, Revocation};
 pub use salt_usage::{SaltName, SaltUsage};
 pub use stop::{ActiveStop, StopKind, StopNote, StopTarget};

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -16,6 +16,9 @@ use x509_parser::public_key::PublicKey;
 
 /// Length of the shortest RSA key that the crypto provider accepts, in bits.
 const MIN_RSA_BITS: usize = 2048;
+
+/// How long before the end of its validity a certificate should have been renewed, in seconds.
+const EXPIRY_NOTICE: i64 = 14 * 24 * 60 * 60;
 
 /// The subject alternative names of a certificate. The common name is ignored, as by all clients.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -68,7 +71,7 @@ impl fmt::Display for CertificateNames {
         let wildcards = self.wildcards.iter().map(|parent| format!("*.{parent}"));
         let addresses = self.addresses.iter().map(ToString::to_string);
         let all: Vec<_> = exact.chain(wildcards).chain(addresses).collect();
-        f.write_str(&all.join(", "))
+        f.write_str(if all.is_empty() { "no host name".to_owned() } else { all.join(", ") }.as_str())
     }
 }
 
@@ -100,10 +103,37 @@ pub struct Certificate {
     key: Arc<CertifiedKey>,
     /// The names that it covers.
     pub names: Arc<CertificateNames>,
-    /// The start of its validity, in seconds of Unix time.
+    /// The start and the end of its validity, in seconds of Unix time.
     pub not_before: i64,
-    /// The end of its validity, in seconds of Unix time.
     pub not_after: i64,
+}
+
+/// Why clients reject a certificate, or soon will. It reads as the rest of a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateFault {
+    /// After the end of its validity.
+    #[error("has expired; replace its files")]
+    Expired,
+    /// Before the start of its validity, which is this time.
+    #[error("is not valid before {0}; check the clock of this machine")]
+    NotYetValid(String),
+    /// The common name, if there is one, does not count.
+    #[error("has no subject alternative name, and clients ignore the common name; add the host names (subjectAltName)")]
+    NoNames,
+    /// The time that is left.
+    #[error("expires in {0}; renew it")]
+    ExpiresSoon(String),
+}
+
+/// A certificate in messages.
+#[derive(Clone, Debug)]
+pub struct CertificateStatus {
+    /// Its subject alternative names, separated by commas.
+    pub names: String,
+    /// In seconds of Unix time.
+    pub not_after: i64,
+    /// What is wrong with it; `None` if nothing is.
+    pub fault: Option<CertificateFault>,
 }
 
 impl Certificate {
@@ -112,19 +142,50 @@ impl Certificate {
         let leaf = key.cert.first().ok_or("an empty chain")?;
         let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
         let names = Arc::new(CertificateNames::from_certificate(&leaf));
-        let (not_before, not_after) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
+        let [not_before, not_after] = [leaf.validity().not_before, leaf.validity().not_after].map(|at| at.timestamp());
         Ok(Certificate { key: Arc::new(key), names, not_before, not_after })
     }
 
     /// Whether its validity has ended.
     pub fn has_expired(&self, now: SystemTime) -> bool {
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        self.not_after < i64::try_from(now).unwrap_or(i64::MAX)
+        self.not_after < unix_seconds(now)
+    }
+
+    /// Its names and faults at a time.
+    pub fn status(&self, now: SystemTime) -> CertificateStatus {
+        let CertificateNames { exact, wildcards, addresses } = &*self.names;
+        let (now, not_after) = (unix_seconds(now), self.not_after);
+        // Short-lived certificates are renewed after two thirds of their lifetime, others some weeks before the end.
+        let notice = EXPIRY_NOTICE.min(not_after.saturating_sub(self.not_before) / 4);
+        let fault = match not_after.saturating_sub(now) {
+            left if left < 0 => Some(CertificateFault::Expired),
+            _ if now < self.not_before => {
+                let start = SystemTime::UNIX_EPOCH + Duration::from_secs(self.not_before.unsigned_abs());
+                Some(CertificateFault::NotYetValid(humantime::format_rfc3339_seconds(start).to_string()))
+            }
+            _ if exact.is_empty() && wildcards.is_empty() && addresses.is_empty() => Some(CertificateFault::NoNames),
+            left if left < notice => Some(CertificateFault::ExpiresSoon(rounded(left))),
+            _ => None,
+        };
+        CertificateStatus { names: self.names.to_string(), not_after, fault }
     }
 
     /// The chain, leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.key.cert
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> i64 {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
+/// A time in days, or in hours if it is short.
+fn rounded(seconds: i64) -> String {
+    match seconds / 3600 {
+        hours if hours < 48 => format!("{hours} hours"),
+        hours => format!("{} days", hours / 24),
     }
 }
 
@@ -206,6 +267,31 @@ mod tests {
             assert!(!names.covers(host), "{host}");
         }
         assert_eq!(names.to_string(), "api.example.com, *.apps.example.com, 192.0.2.1, 2001:db8::1");
+    }
+
+    #[test]
+    fn notice_of_expiry_depends_on_the_lifetime() {
+        const HOUR: i64 = 60 * 60;
+        let mut one = certificate(&["gateway.test"]);
+        one.not_before = 1_700_000_000;
+        let mut fault = |lifetime: i64, age: i64| {
+            one.not_after = one.not_before + lifetime;
+            one.status(SystemTime::UNIX_EPOCH + Duration::from_secs((one.not_before + age).unsigned_abs())).fault
+        };
+        let soon = |left: &str| Some(CertificateFault::ExpiresSoon(left.to_owned()));
+        // Six days, ninety days, ten years.
+        for (days, last_silent, left) in [(6, 108, "35 hours"), (90, 76 * 24, "13 days"), (3650, 3636 * 24, "13 days")]
+        {
+            let (lifetime, silent) = (days * 24 * HOUR, last_silent * HOUR);
+            assert_eq!((fault(lifetime, 0), fault(lifetime, silent)), (None, None), "{days}");
+            assert_eq!(fault(lifetime, silent + 1), soon(left), "{days}");
+            assert_eq!(fault(lifetime, lifetime), soon("0 hours"), "{days}");
+            assert_eq!(fault(lifetime, lifetime + 1), Some(CertificateFault::Expired), "{days}");
+        }
+        let early = fault(24 * HOUR, -1).map(|fault| fault.to_string()).unwrap_or_default();
+        assert!(early.starts_with("is not valid before 2023-11-14T22:13:20Z"), "{early}");
+        let nameless = certificate(&[]).status(SystemTime::now());
+        assert_eq!((nameless.names.as_str(), nameless.fault), ("no host name", Some(CertificateFault::NoNames)));
     }
 
     #[test]

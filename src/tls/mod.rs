@@ -21,9 +21,9 @@ use rustls::pki_types::CertificateDer;
 use crate::config::CertificateFiles;
 use crate::config::options::UPSTREAM;
 
-pub use certificates::CertificateNames;
+pub use certificates::{CertificateFault, CertificateNames, CertificateStatus};
 pub use outbound::{OutboundTls, backend_tls, client_tls, trust_only_config};
-pub use reload::{PreparedTls, TlsReloader, expiries};
+pub use reload::{PreparedTls, TlsReloader, certificate_statuses};
 pub use self_signed::{SelfSigned, certificate_name_for, generate_self_signed};
 pub use server::{ServerTls, SniMatch, TlsSnapshot};
 

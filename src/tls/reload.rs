@@ -9,22 +9,17 @@ use tracing::{debug, error, info, warn};
 
 use crate::base::watched_files::{FileStamps, FileWatch};
 use crate::config::TlsOptions;
-use crate::tls::certificates::Certificate;
+use crate::tls::certificates::{CertificateFault, CertificateStatus};
 use crate::tls::client_auth::fingerprint;
 use crate::tls::server::{Resumption, ServerTls, TlsMaterial, TlsSnapshot};
 use crate::tls::{SelfSigned, TlsError};
 
-/// How long before the expiry of a certificate warnings begin, in seconds.
-const EXPIRY_WARNING: i64 = 14 * SECONDS_PER_DAY;
+/// How often warnings about certificates are repeated.
+const WARNING_INTERVAL: Duration = Duration::from_secs(12 * 60 * 60);
 
-const SECONDS_PER_DAY: i64 = 24 * 60 * 60;
-
-/// How often warnings about expiry are repeated.
-const EXPIRY_WARNING_INTERVAL: Duration = Duration::from_secs(12 * 60 * 60);
-
-/// The names and the expiry of each certificate in the files, in seconds of Unix time.
-pub fn expiries(options: &TlsOptions) -> Result<Vec<(String, i64)>, TlsError> {
-    Ok(TlsReloader::start(options.clone(), None)?.0.expiries())
+/// The names and faults of each certificate in the files.
+pub fn certificate_statuses(options: &TlsOptions) -> Result<Vec<CertificateStatus>, TlsError> {
+    Ok(TlsReloader::start(options.clone(), None)?.0.statuses())
 }
 
 /// A validated configuration that is not active yet.
@@ -44,7 +39,7 @@ pub struct TlsReloader {
     authorities: Vec<CertificateDer<'static>>,
     resumption: Resumption,
     watch: FileWatch,
-    last_expiry_warning: Instant,
+    last_warning: Instant,
 }
 
 impl TlsReloader {
@@ -63,7 +58,7 @@ impl TlsReloader {
             resumption,
             // The files may have changed since they were read, so the first check reads them again.
             watch: FileWatch::default(),
-            last_expiry_warning: Instant::now(),
+            last_warning: Instant::now(),
         };
         Ok((reloader, ServerTls(receiver)))
     }
@@ -104,9 +99,9 @@ impl TlsReloader {
         self.watch.is_failing()
     }
 
-    /// The names and the expiry of each active certificate, in seconds of Unix time.
-    pub fn expiries(&self) -> Vec<(String, i64)> {
-        self.current.borrow().expiries()
+    /// The names and faults of each active certificate.
+    pub fn statuses(&self) -> Vec<CertificateStatus> {
+        self.current.borrow().statuses(SystemTime::now())
     }
 
     /// The names, the start and the end of the validity of each certificate, in seconds of Unix time.
@@ -114,7 +109,7 @@ impl TlsReloader {
         self.current.borrow().validities()
     }
 
-    /// Logs the active certificates, and warns about those that expire soon.
+    /// Logs the active certificates, and warns about those that clients reject or will reject soon.
     pub fn log_certificates(&mut self) {
         for certificate in self.current.borrow().certificates() {
             info!(
@@ -124,27 +119,25 @@ impl TlsReloader {
                 "active certificate"
             );
         }
-        self.log_expiry_warnings();
+        self.log_warnings();
     }
 
-    fn log_expiry_warnings(&mut self) {
-        self.last_expiry_warning = Instant::now();
-        for certificate in self.current.borrow().certificates() {
-            let not_after = humantime::format_rfc3339_seconds(system_time(certificate.not_after));
-            match days_left(certificate, SystemTime::now()) {
+    fn log_warnings(&mut self) {
+        self.last_warning = Instant::now();
+        for CertificateStatus { names, not_after, fault } in self.statuses() {
+            let not_after = humantime::format_rfc3339_seconds(system_time(not_after));
+            match fault {
                 None => {}
-                Some(0) => error!(names = %certificate.names, %not_after, "the certificate has expired"),
-                Some(days) => {
-                    warn!(names = %certificate.names, %not_after, days, "the certificate expires soon");
-                }
+                Some(fault @ CertificateFault::Expired) => error!(names, %not_after, "the certificate {fault}"),
+                Some(fault) => warn!(names, %not_after, "the certificate {fault}"),
             }
         }
     }
 
     /// Reads the files if they have changed or could not be used before. Blocks on the file system.
     pub fn reload_if_changed(&mut self) {
-        if self.last_expiry_warning.elapsed() >= EXPIRY_WARNING_INTERVAL {
-            self.log_expiry_warnings();
+        if self.last_warning.elapsed() >= WARNING_INTERVAL {
+            self.log_warnings();
         }
         let pairs = self.options.certificates.iter().flat_map(|files| [&files.chain, &files.key]);
         let authorities = self.options.client_auth.iter().map(|auth| &auth.ca_file);
@@ -208,17 +201,6 @@ impl TlsReloader {
 
 fn system_time(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
-}
-
-/// The days until expiry, rounded up, if it is soon; 0 if the certificate has expired.
-fn days_left(certificate: &Certificate, now: SystemTime) -> Option<i64> {
-    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let left = certificate.not_after - i64::try_from(now).unwrap_or(i64::MAX);
-    match left {
-        left if left < 0 => Some(0),
-        left if left < EXPIRY_WARNING => Some(left / SECONDS_PER_DAY + 1),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -330,18 +312,5 @@ mod tests {
         write("two.test", 2021);
         setup.reloader.reload_if_changed();
         assert!(!setup.reloader.is_failing());
-    }
-
-    #[test]
-    fn expiry_is_reported_in_advance() {
-        let setup = ReloadSetup::new();
-        let current = setup.tls.current();
-        let certificate = &current.certificates()[0];
-        let end = system_time(certificate.not_after);
-        let days = |count: u64| Duration::from_secs(count * 24 * 60 * 60);
-        assert_eq!(days_left(certificate, end - days(15)), None);
-        assert_eq!(days_left(certificate, end - days(13)), Some(14));
-        assert_eq!(days_left(certificate, end - Duration::from_secs(60)), Some(1));
-        assert_eq!(days_left(certificate, end + Duration::from_secs(60)), Some(0));
     }
 }

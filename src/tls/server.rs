@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::options::TLS;
 use crate::config::{TlsMinVersion, TlsOptions};
-use crate::tls::certificates::{Certificate, CertificateNames, Certificates};
+use crate::tls::certificates::{Certificate, CertificateNames, CertificateStatus, Certificates};
 use crate::tls::client_auth::{self, ClientCertificateError};
 use crate::tls::pem_files::{load_chain, load_pair};
 use crate::tls::ticket_keys::TicketKeys;
@@ -79,10 +79,9 @@ impl TlsSnapshot {
         self.certificates().iter().map(validity).collect()
     }
 
-    /// The names and the expiry of each certificate, in seconds of Unix time, the default first.
-    pub fn expiries(&self) -> Vec<(String, i64)> {
-        let expiry = |certificate: &Certificate| (certificate.names.to_string(), certificate.not_after);
-        self.certificates().iter().map(expiry).collect()
+    /// The names and faults of each certificate, the default first.
+    pub fn statuses(&self, now: SystemTime) -> Vec<CertificateStatus> {
+        self.certificates().iter().map(|certificate| certificate.status(now)).collect()
     }
 
     /// The certificates of the gateway, the default first.

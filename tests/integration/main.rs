@@ -6,6 +6,7 @@ mod support;
 mod admin_access;
 mod audit;
 mod authorization;
+mod broken_setups;
 mod command_line;
 mod dashboard;
 mod delegated;

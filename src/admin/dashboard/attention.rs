@@ -1,7 +1,7 @@
 //! What an operator should look at, for the banner of the dashboard. It only reads what the rest of the process publishes,
 //! and changes nothing.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -14,10 +14,8 @@ use crate::gateway::rejection::Rejection;
 use crate::observability::log;
 use crate::observability::metrics::Metrics;
 use crate::store::ActiveStop;
+use crate::tls::{CertificateFault, CertificateStatus};
 use crate::upstream::Backends;
-
-/// Certificates that expire within this number of seconds need attention.
-const EXPIRY_WARNING: i64 = 14 * 24 * 60 * 60;
 
 /// Rejections of wrong credentials.
 const FAILED_LOGINS: [Rejection; 4] =
@@ -209,29 +207,16 @@ fn upstream_item(backends: &Backends) -> Option<AttentionItem> {
 }
 
 fn certificate_items(admin: &AdminContext) -> Vec<AttentionItem> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let left = |not_after: i64| not_after.saturating_sub(i64::try_from(now).unwrap_or(i64::MAX));
-    let mut items = Vec::new();
-    for (names, not_after) in admin.dashboard.certificates() {
-        let remedy =
-            "Clients reject an expired certificate. Replace its files; the new certificate is loaded within a second.";
-        match left(not_after) {
-            seconds if seconds < 0 => {
-                items.push(AttentionItem::bad(
-                    format!("The certificate for {names} has expired"),
-                    remedy,
-                    Some("certificates"),
-                ));
-            }
-            seconds if seconds < EXPIRY_WARNING => {
-                let days = seconds / (24 * 60 * 60);
-                let message = format!("The certificate for {names} expires in {days} days");
-                items.push(AttentionItem::warn(message, remedy, Some("certificates")));
-            }
-            _ => {}
-        }
-    }
-    items
+    let item = |CertificateStatus { names, fault, .. }| {
+        let fault = fault?;
+        let message = format!("The certificate for {names} {fault}");
+        let remedy = "Clients reject such a certificate. New files are loaded within a second.";
+        Some(match fault {
+            CertificateFault::Expired => AttentionItem::bad(message, remedy, Some("certificates")),
+            _ => AttentionItem::warn(message, remedy, Some("certificates")),
+        })
+    };
+    admin.dashboard.certificates().into_iter().filter_map(item).collect()
 }
 
 /// What operators have stopped.

@@ -33,7 +33,7 @@ use crate::admin::{AdminBody, AdminContext};
 use crate::base::current::Current;
 use crate::base::shutdown_phase::ShutdownPhase;
 use crate::observability::metrics::Metrics;
-use crate::tls::ServerTls;
+use crate::tls::{CertificateStatus, ServerTls};
 
 use attention::RecentEvents;
 use event_stream::Sections;
@@ -108,9 +108,9 @@ impl Dashboard {
         self.recent_events.borrow_mut().add(metrics);
     }
 
-    /// The names of each certificate, and its last second.
-    fn certificates(&self) -> Vec<(String, i64)> {
-        self.tls.as_ref().map(|tls| tls.current().expiries()).unwrap_or_default()
+    /// The names and faults of each certificate.
+    fn certificates(&self) -> Vec<CertificateStatus> {
+        self.tls.as_ref().map(|tls| tls.current().statuses(SystemTime::now())).unwrap_or_default()
     }
 }
 

@@ -97,7 +97,7 @@ fn certificates(admin: &AdminContext) -> Value {
         .dashboard
         .certificates()
         .into_iter()
-        .map(|(names, not_after)| json!({ "names": names, "not_after": not_after, "self_signed": self_signed }));
+        .map(|one| json!({ "names": one.names, "not_after": one.not_after, "self_signed": self_signed }));
     certificates.collect()
 }
 

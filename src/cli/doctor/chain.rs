@@ -22,6 +22,7 @@ use crate::cli::doctor::report::DoctorReport;
 use crate::cli::doctor::routes;
 use crate::config::{Config, ListenOptions, ServerUrl, StoreKind};
 use crate::outbound::http_client::HttpClient;
+use crate::store;
 
 /// Maximum number of polls for an asynchronous result, one per second.
 const MAX_POLLS: usize = 30;
@@ -60,9 +61,18 @@ impl ClientChain {
     ) -> anyhow::Result<()> {
         match &config.store.kind {
             StoreKind::Memory => report.ok("store", "tokens are kept in process memory"),
-            StoreKind::Redis(_) => {
-                report.ok("store", "Redis; get_token stores a token there and fails if that fails");
-            }
+            StoreKind::Redis(options) => match store::check_redis(options).await {
+                Ok(()) => report.ok("store", "Redis responds"),
+                Err(failure) => {
+                    let fix = match failure.is_rejected {
+                        true => "store.username, store.password (and the ACL of that user)",
+                        false => "store.urls (address, port, rediss:// for TLS), store.ca_file, or start Redis",
+                    };
+                    report.failed("store", format!("Redis cannot be used: {}", failure.message), fix);
+                    report.skipped("get_token", "requires the store");
+                    return Ok(());
+                }
+            },
             // Only one process can open the file, and a running gateway may have it open.
             StoreKind::File(path) => {
                 report.skipped(

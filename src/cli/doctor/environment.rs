@@ -1,6 +1,6 @@
 //! Checks what the gateway depends on: files, salts, certificates, DNS, backends and clocks.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::header::{CONTENT_TYPE, DATE};
 use http::{HeaderMap, Request, StatusCode};
@@ -11,17 +11,16 @@ use crate::app::{self, StartError};
 use crate::auth::bearer::{BearerOpener, make_bearer};
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
-use crate::cli::doctor::RESPONSE_TIMEOUT;
 use crate::cli::doctor::report::DoctorReport;
 use crate::config::{Config, DEFAULT_UPSTREAM, ForeignKeyPolicy, UpstreamOptions};
 use crate::outbound::http_client::{FetchError, HttpClient};
-use crate::tls;
+use crate::tls::{self, CertificateFault, CertificateStatus};
 
 /// Maximum difference between the clocks, the same as the tolerance for the timestamp of a bearer.
 const MAX_CLOCK_SKEW_SECONDS: u64 = 60;
 
-/// A certificate that expires within fewer days fails the check.
-const EXPIRY_WARNING_DAYS: i64 = 14;
+/// Timeout of a request that needs no query, so that a backend that never responds is reported soon.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs all checks. Returns true if requests through a gateway make sense.
 pub async fn check(config: &Config, report: &mut DoctorReport) -> bool {
@@ -34,8 +33,13 @@ pub async fn check(config: &Config, report: &mut DoctorReport) -> bool {
 
 fn check_files(config: &Config, report: &mut DoctorReport) -> bool {
     match app::check(config) {
-        // `check_certificates` reports expired ones.
-        Ok(_) => report.ok("files", "all configured files are usable"),
+        Ok(warnings) => {
+            report.ok("files", "all configured files are usable");
+            // `check_certificates` reports certificates.
+            for warning in warnings.into_iter().filter(|warning| warning.subject != "tls") {
+                report.warning("files", warning.message, warning.subject);
+            }
+        }
         Err(StartError::Files(problems)) => {
             for problem in problems {
                 report.failed("files", problem.message, problem.subject);
@@ -69,25 +73,31 @@ fn check_salt(config: &Config, report: &mut DoctorReport) {
 
 fn check_certificates(config: &Config, report: &mut DoctorReport) {
     if config.listen.https.is_none() {
-        return report.skipped("certificates", "listen.https is off");
+        return report.ok("certificates", "none are needed, because listen.https is off");
     }
     if config.tls.certificates.is_empty() {
         return report.ok("certificates", "self-signed, created at start: clients cannot verify it (tls.cert_file)");
     }
-    let Ok(ends) = tls::expiries(&config.tls) else {
+    let Ok(all) = tls::certificate_statuses(&config.tls) else {
         return report.skipped("certificates", "the certificates cannot be read");
     };
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    for (names, end) in ends {
-        let days = (end - i64::try_from(now).unwrap_or(i64::MAX)) / (24 * 60 * 60);
-        let detail = format!("{names}: {days} days left");
-        match days {
-            days if days < EXPIRY_WARNING_DAYS => {
-                report.failed("certificates", detail, "renew tls.cert_file and tls.key_file");
+    for CertificateStatus { names, not_after, fault } in all {
+        let fix = "tls.cert_file, tls.key_file";
+        match fault {
+            Some(fault @ CertificateFault::Expired) => {
+                report.failed("certificates", format!("the certificate for {names} {fault}"), fix);
             }
-            _ => report.ok("certificates", detail),
+            Some(fault) => report.warning("certificates", format!("the certificate for {names} {fault}"), fix),
+            None => {
+                let left = not_after - i64::try_from(now().as_secs()).unwrap_or(i64::MAX);
+                report.ok("certificates", format!("{names}: {} days left", left / (24 * 60 * 60)));
+            }
         }
     }
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 async fn check_dns(config: &Config, report: &mut DoctorReport) -> bool {
@@ -118,7 +128,7 @@ async fn check_upstreams(config: &Config, report: &mut DoctorReport) -> bool {
             return false;
         };
         for (url, tls) in upstream.urls.iter().zip(tls) {
-            let client = HttpClient::with_tls(url, tls, RESPONSE_TIMEOUT);
+            let client = HttpClient::with_tls(url, tls, PROBE_TIMEOUT);
             all &= check_upstream(config, upstream, &client, report).await;
             if let Some(path) = &upstream.health.path {
                 check_health_path(&client, path, report).await;
@@ -161,11 +171,18 @@ async fn check_upstream(
         Ok(response) => response,
         Err(error) => {
             let fix = match (&error, tls) {
+                (FetchError::Connect(_, cause), true) if is_without_tls(cause) => {
+                    "upstream.url: the backend does not speak TLS there; use http:// or the port that does"
+                }
                 (FetchError::Connect(_, cause), true) if cause.kind() == std::io::ErrorKind::InvalidData => {
                     "upstream.ca_file (trusted CA certificates), upstream.server_name (name in the certificate)"
                 }
                 (FetchError::Connect(..), _) => "upstream.url (address and port), or start the backend",
                 (FetchError::Incomplete(..), false) => "upstream.url (does the backend expect https?)",
+                (FetchError::TimedOut(_), _) => {
+                    "the backend, which accepts connections but does not respond: is it overloaded, or does \
+                     upstream.url name a different service?"
+                }
                 _ => "the backend",
             };
             report.failed("upstream", error.to_string(), fix);
@@ -199,6 +216,12 @@ async fn check_upstream(
         }
     }
     true
+}
+
+/// Whether the server responded with something else than TLS.
+fn is_without_tls(error: &std::io::Error) -> bool {
+    let error = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
+    matches!(error, Some(rustls::Error::InvalidMessage(_)))
 }
 
 fn check_clock(headers: &HeaderMap, report: &mut DoctorReport) {

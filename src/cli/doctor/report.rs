@@ -96,7 +96,14 @@ impl DoctorReport {
     pub fn summary(&self) -> String {
         match self.format {
             OutputFormat::Json => serde_json::json!({"healthy": self.is_healthy(), "steps": self.steps}).to_string(),
-            OutputFormat::Text if self.is_healthy() => "All checks passed.".to_owned(),
+            OutputFormat::Text if self.is_healthy() => {
+                let skipped = self.steps.iter().filter(|step| step.outcome == CheckOutcome::Skipped);
+                let names: Vec<_> = skipped.map(|step| step.step).collect();
+                match names.is_empty() {
+                    true => "All checks passed.".to_owned(),
+                    false => format!("No check failed. Not tried: {}.", names.join(", ")),
+                }
+            }
             OutputFormat::Text => "Some checks failed.".to_owned(),
         }
     }

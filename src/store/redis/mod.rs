@@ -63,6 +63,32 @@ pub struct RedisStore {
     context: StoreContext,
 }
 
+/// Why Redis cannot be used.
+#[derive(Debug)]
+pub struct RedisFailure {
+    /// The message of the server or of the client library, without secrets.
+    pub message: String,
+    /// The user or the password is missing, wrong or not permitted.
+    pub is_rejected: bool,
+}
+
+/// Connects to the first node that responds, as the gateway does.
+pub async fn check(options: &RedisOptions) -> Result<(), RedisFailure> {
+    let mut result = Ok(());
+    for attempt in 0..options.nodes.len() {
+        let response: redis::RedisResult<()> = async {
+            let mut connection = connection::connect(options, attempt).await?;
+            redis::cmd("PING").query_async(&mut connection).await
+        }
+        .await;
+        let Err(error) = response else { return Ok(()) };
+        let is_rejected = error.kind() == redis::ErrorKind::AuthenticationFailed
+            || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
+        result = Err(RedisFailure { message: error.to_string(), is_rejected });
+    }
+    result
+}
+
 /// Why a command has no result.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
