@@ -10,7 +10,7 @@ BENCH ?=
 FUZZ_SECONDS ?= 15
 FUZZ_TARGETS ?= bearer policy token config http1 connection statement
 
-.PHONY: test lint unit servers figures e2e readme chart packaging image dashboard demo release bench micro instructions deny fuzz sbom clean
+.PHONY: test lint unit servers figures e2e readme chart packaging image dashboard demo release packages bench micro instructions deny fuzz sbom clean
 
 test: lint unit e2e readme chart dashboard
 
@@ -70,6 +70,12 @@ demo:
 # The program as it is published, with profile-guided optimization. It is written to target/trained/timbr-gateway.
 release:
 	CARGO="$(CARGO)" deploy/release/build
+
+# The Debian and the RPM package of the release, in target/packages; needs cargo-deb, cargo-generate-rpm and dpkg-dev.
+packages: release
+	deploy/release/licences > target/THIRD_PARTY_LICENSES
+	deploy/release/packages "$$(deploy/release/archive target/trained/timbr-gateway target/THIRD_PARTY_LICENSES target/packages)" \
+	  target/packages
 
 # The release compared with nginx and HAProxy. The method is in bench/README.md, the results are in bench/results.
 bench: release
