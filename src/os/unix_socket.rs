@@ -77,7 +77,7 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(path)
 }
 
-/// Connects to the socket of a server, whoever its owner is.
+/// Connects to the socket of a server, which may belong to any user.
 pub async fn connect_stream(path: &Path) -> io::Result<TcpStream> {
     let stream = tokio::net::UnixStream::connect(path).await?;
     as_tcp_stream(stream.into_std()?)

@@ -209,7 +209,7 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
         case(
             "LDAP without TLS",
             &[("auth", "{verifier: ldap}"), ("ldap", "{url: 'ldap://directory', base_dn: 'dc=x', start_tls: false}")],
-            ["ldap.", "TLS"],
+            ["ldap.start_tls", "ldaps://"],
         ),
         case(
             "A store that needs a key",
