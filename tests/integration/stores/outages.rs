@@ -207,11 +207,12 @@ fn restore(redis: &Redis, mut dump: &[u8]) {
 fn redis_is_slow() {
     let redis = Redis::start();
     let (between, delay) = slow(redis.address());
-    let scene = Scene::new(&redis, &format!("redis://{between}"), &[]);
-    delay.store(20, Ordering::Relaxed);
+    // With a margin for a busy machine.
+    let scene = Scene::new(&redis, &format!("redis://{between}"), &[("STORE_TIMEOUT", "1s")]);
+    delay.store(200, Ordering::Relaxed);
     let begin = Instant::now();
     assert_eq!(scene.query(&scene.unknown).status, 200, "slow, but in time");
-    println!("a lookup over 2 × 20 ms: {:?}", begin.elapsed());
+    println!("a lookup over 2 × 200 ms: {:?}", begin.elapsed());
     // Each single step is in time, although the sum is not.
     let extra = scene.gateway.token_of("extra", "secret");
     assert!(extra.starts_with("tk_"));
