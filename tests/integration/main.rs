@@ -45,6 +45,7 @@ mod reload_figures;
 mod routes;
 mod service_manager;
 mod show_token;
+mod soak;
 mod stops;
 mod stores;
 mod supply_chain;

@@ -11,11 +11,12 @@ mod queue;
 mod restart;
 mod slow;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use serde_json::Value;
 
 use crate::support::client::Response;
+use crate::support::closed_port;
 use crate::support::gateway::Gateway;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -38,10 +39,4 @@ fn endpoint(gateway: &Gateway, address: SocketAddr) -> Value {
     let endpoints = status["endpoints"].as_array().expect("a list");
     let ours = endpoints.iter().find(|endpoint| endpoint["address"] == address.to_string());
     ours.unwrap_or_else(|| panic!("{address} is not in {status}")).clone()
-}
-
-/// A local port without a listener.
-fn closed_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-    listener.local_addr().expect("an address")
 }
