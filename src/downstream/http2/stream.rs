@@ -56,11 +56,14 @@ pub async fn serve(
     let (parts, receive) = request.into_parts();
     let method = parts.method.clone();
     let body = (!receive.is_end_stream()).then(|| Rc::new(request_body(&parts.headers, receive)));
+    if is_malformed {
+        let fault = "a header or the path has a byte that is not allowed";
+        drop(gateway.reject(peer, &Rejection::RequestMalformed(fault)));
+        // RFC 9113 section 8.1.1: a stream error. A 400 would end the stream, which then cannot be reset any more.
+        return respond.send_reset(Reason::PROTOCOL_ERROR);
+    }
     // SECURITY: whether blanks belong to a value depends on who reads it (RFC 9113 section 8.2.1).
-    let fault = match is_malformed {
-        true => Some("a header or the path has a byte that is not allowed"),
-        false => has_padded_value(&parts.headers).then_some("a header value starts or ends with a blank"),
-    };
+    let fault = has_padded_value(&parts.headers).then_some("a header value starts or ends with a blank");
     let response = match fault {
         Some(fault) => Some(gateway.reject(peer, &Rejection::RequestMalformed(fault))),
         None => {
