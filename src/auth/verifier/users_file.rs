@@ -242,7 +242,7 @@ mod tests {
 
     #[tokio::test]
     async fn above_the_limit_no_hash_is_computed() {
-        // Each computation would take seconds.
+        // Each computation would take seconds, and all of them minutes.
         let slow = bcrypt::hash("builder", 4).expect("hashed").replacen("$04$", "$16$", 1);
         let users = users_file(&format!("alice:{slow}\n"));
         let attempt = attempt_within(1);
@@ -252,7 +252,7 @@ mod tests {
             let verified = users.verify(&credentials("alice", "wrong"), attempt.clone()).await;
             assert!(matches!(verified, Err(VerifyError::TooManyFailures(_))), "{verified:?}");
         }
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     }
 
     #[tokio::test]

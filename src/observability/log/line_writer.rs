@@ -205,13 +205,13 @@ mod tests {
 
     use super::*;
 
-    /// Accepts a write each time the test sends a unit.
+    /// Reports each write, and then blocks until the test sends a unit.
     struct BlockingOutput(Receiver<()>, Sender<Vec<u8>>);
 
     impl Write for BlockingOutput {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let _ = self.0.recv();
             let _ = self.1.send(bytes.to_vec());
+            let _ = self.0.recv();
             Ok(bytes.len())
         }
 
@@ -224,17 +224,18 @@ mod tests {
     fn lines_are_written_in_order_and_in_batches_without_blocking_the_sender() {
         let ((go, gate), (out, written)) = (channel(), channel());
         let lines = LineWriter::spawn(BlockingOutput(gate, out)).expect("a thread");
-        lines.push(b"one\n");
-        lines.push(b"two\n");
-        go.send(()).expect("it waits");
-        assert_eq!(written.recv().expect("written"), b"one\ntwo\n");
-        let mut large = vec![b'x'; MAX_BUFFERED_BYTES];
-        large[MAX_BUFFERED_BYTES - 1] = b'\n';
-        lines.push(&large);
-        lines.push(b"too many\n");
+        lines.push(b"first\n");
+        assert_eq!(written.recv().expect("written"), b"first\n");
+        // The output blocks now, so these wait.
+        let mut large = vec![b'x'; MAX_BUFFERED_BYTES - b"one\ntwo\n".len()];
+        *large.last_mut().expect("not empty") = b'\n';
+        for line in [&b"one\n"[..], b"two\n", &large, b"too many\n"] {
+            lines.push(line);
+        }
         assert_eq!(lines.dropped(), 1);
         go.send(()).expect("it waits");
-        assert_eq!(written.recv().expect("written").len(), MAX_BUFFERED_BYTES);
+        let batch = written.recv().expect("written");
+        assert!(batch.starts_with(b"one\ntwo\nx") && batch.len() == MAX_BUFFERED_BYTES);
         lines.push(b"fits again\n");
         drop(go);
         lines.close();
