@@ -43,6 +43,7 @@ SENTENCES = [
     ("impersonate by salt holders", [("config.upstream.credential", "impersonate"), ("secrets.serviceKey.existingSecret", "key")], "config.auth.trust_salt_holder"),
     ("a key for nothing", [("secrets.serviceKey.existingSecret", "key")], "has no effect with config.upstream.credential forward"),
     ("platform without its verifier", [("config.upstream.credential", "platform")], "requires config.auth.verifier platform"),
+    ("show-token without a login at the backend", [("config.upstream.credential", "show-token")], "or config.auth.jwt_issuers"),
     ("users-file without users", [("config.auth.verifier", "users-file")], "secrets.usersFile.existingSecret"),
     ("ldap without a directory", [("config.auth.verifier", "ldap")], "config.ldap.url is missing"),
     ("redis without an address", [("config.store.kind", "redis")], "config.store.urls is missing"),
