@@ -1,6 +1,6 @@
 //! Rewrites the URLs in a response that name the backend itself. It does not know which backend sent the response.
 
-use crate::http::headers::{HeaderName, Headers};
+use crate::http::headers::{HeaderName, HeaderNames, Headers};
 
 /// Whether a URL with this host and port names the backend; the port is `None` if the URL has none.
 pub trait NamesBackend: Fn(&str, Option<u16>) -> bool {}
@@ -8,16 +8,16 @@ pub trait NamesBackend: Fn(&str, Option<u16>) -> bool {}
 impl<F: Fn(&str, Option<u16>) -> bool> NamesBackend for F {}
 
 /// The headers that contain a URL for the client.
-pub fn has_url(name: HeaderName) -> bool {
-    matches!(name, HeaderName::Location | HeaderName::ContentLocation | HeaderName::Refresh)
-}
+pub const URL_HEADERS: HeaderNames = HeaderNames::new(&WITH_URL);
+
+const WITH_URL: [HeaderName; 3] = [HeaderName::Location, HeaderName::ContentLocation, HeaderName::Refresh];
 
 /// Replaces URLs of the backend by their path, which the client resolves against the scheme, host and port that it used.
 ///
 /// SECURITY: a client that follows a redirect to the backend sends its key past the gateway, possibly unencrypted. The
 /// replacement is a path and not a URL, because `Host` is chosen by the client.
 pub fn rewrite_urls(headers: &mut Headers, names_backend: impl NamesBackend) {
-    for name in [HeaderName::Location, HeaderName::ContentLocation, HeaderName::Refresh] {
+    for name in WITH_URL {
         let rewritten = |value: &[u8]| {
             let value = std::str::from_utf8(value).ok()?;
             let start = if name == HeaderName::Refresh { start_of_refresh_url(value)? } else { 0 };

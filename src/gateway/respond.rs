@@ -14,7 +14,7 @@ use crate::gateway::cors::CorsGrant;
 use crate::gateway::padded_body::{self, PaddedBody, PaddedFrame};
 use crate::gateway::query_record::CANCELLED_REASON;
 use crate::gateway::response_edits::ResponseEdits;
-use crate::http::headers::{HeaderName, Headers};
+use crate::http::headers::{HOP_BY_HOP, HeaderName, Headers};
 use crate::os::splice::SplicePipe;
 use crate::upstream::{ResponseBody, ResponseBodyError, UpstreamClient, UpstreamResponse};
 
@@ -106,6 +106,9 @@ impl GatewayResponse {
 
 /// Removes the hop-by-hop headers of a response (RFC 9110 section 7.6.1).
 fn remove_hop_by_hop(headers: &mut Headers) {
+    if !headers.contains_any(HOP_BY_HOP) {
+        return;
+    }
     let mut named = Vec::new();
     for option in headers.all(HeaderName::Connection).flat_map(|value| value.split(|byte| *byte == b',')) {
         // A backend cannot remove the length or the type of its response by naming them.

@@ -3,7 +3,7 @@
 use http::uri::Authority;
 
 use crate::gateway::affinity::tag_session;
-use crate::gateway::redirect::{has_url, rewrite_urls};
+use crate::gateway::redirect::{URL_HEADERS, rewrite_urls};
 use crate::http::headers::{HeaderName, Headers};
 use crate::upstream::UpstreamClient;
 
@@ -22,7 +22,7 @@ pub struct ResponseEdits {
 impl ResponseEdits {
     /// Applies the changes to a response that was received by `client`. URLs that name the backend become paths.
     pub fn apply(&self, headers: &mut Headers, client: &UpstreamClient) {
-        if headers.iter().any(|header| has_url(header.name)) {
+        if headers.contains_any(URL_HEADERS) {
             rewrite_urls(headers, |host: &str, port| {
                 client.is_backend(host, port) || self.is_forwarded_host(host, port)
             });

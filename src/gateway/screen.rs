@@ -12,7 +12,7 @@ use crate::config::{ContentTypeRule, RouteProfile};
 use crate::gateway::header_policy::{self, Disposition, POLICY_HEADERS};
 use crate::gateway::ontology::requested_ontology;
 use crate::gateway::rejection::Rejection;
-use crate::http::headers::{Head, HeaderName, Headers};
+use crate::http::headers::{Head, HeaderName, HeaderNames, Headers};
 use crate::http::media_type::essence;
 
 /// The head of a request that satisfies the header policy of its route. Only [`screen`] makes one.
@@ -109,14 +109,14 @@ pub fn screen(profile: &RouteProfile, head: Head, has_content: bool) -> Result<S
     Ok(screened)
 }
 
+const POLICY_NAMES: HeaderNames = HeaderNames::new(&POLICY_HEADERS);
+
 /// SECURITY: headers that decide about the request occur once, in their canonical spelling. A server that uses the
 /// first of two values and one that uses the last must not come to different decisions.
 pub fn reject_ambiguous_headers(headers: &Headers) -> Result<(), Rejection> {
-    let mut seen = [false; POLICY_HEADERS.len()];
+    let mut seen = HeaderNames::default();
     for header in headers.iter() {
-        if let Some(index) = POLICY_HEADERS.iter().position(|name| *name == header.name)
-            && std::mem::replace(&mut seen[index], true)
-        {
+        if !seen.insert(header.name) && POLICY_NAMES.contains(header.name) {
             return Err(Rejection::HeaderRepeated(header.name.as_str()));
         }
         if let Some(name) = header_policy::ambiguous_with(header) {

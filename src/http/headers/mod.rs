@@ -5,6 +5,7 @@
 //! mostly needs their name, which is looked up once ([`HeaderName`]).
 
 mod name;
+mod names;
 
 use std::fmt;
 
@@ -12,7 +13,8 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 
-pub use name::HeaderName;
+pub use name::{HOP_BY_HOP, HeaderName};
+pub use names::HeaderNames;
 
 /// Headers in the sequence in which they were received or added. Names are in lower case; names and values are valid
 /// for HTTP/1 and HTTP/2.
@@ -20,6 +22,8 @@ pub use name::HeaderName;
 pub struct Headers {
     bytes: Vec<u8>,
     entries: Vec<HeaderEntry>,
+    /// Of all entries. Most lookups are for names that a message does not have.
+    names: HeaderNames,
 }
 
 /// The method, target and headers of a request.
@@ -124,7 +128,8 @@ impl ParsedHeaders {
         for entry in self.0.iter().filter(|entry| entry.name == HeaderName::Other) {
             head[entry.text.start as usize..][..entry.text.length as usize].make_ascii_lowercase();
         }
-        Headers { bytes: head, entries: self.0 }
+        let names = names_of(&self.0);
+        Headers { bytes: head, entries: self.0, names }
     }
 }
 
@@ -137,7 +142,8 @@ impl Headers {
     /// Creates an empty list with capacity for this number of headers, and for this number of bytes of names and
     /// values.
     pub fn with_capacity(headers: usize, bytes: usize) -> Headers {
-        Headers { bytes: Vec::with_capacity(bytes), entries: Vec::with_capacity(headers) }
+        let (bytes, entries) = (Vec::with_capacity(bytes), Vec::with_capacity(headers));
+        Headers { bytes, entries, names: HeaderNames::default() }
     }
 
     /// The number of headers.
@@ -161,7 +167,8 @@ impl Headers {
 
     /// The values of all headers with this name.
     pub fn all(&self, name: HeaderName) -> impl Iterator<Item = &[u8]> + '_ {
-        self.entries.iter().filter(move |entry| entry.name == name).map(|entry| entry.value.slice(&self.bytes))
+        let entries = if self.names.contains(name) { &self.entries[..] } else { &[] };
+        entries.iter().filter(move |entry| entry.name == name).map(|entry| entry.value.slice(&self.bytes))
     }
 
     /// The value of the first header with this name.
@@ -176,16 +183,21 @@ impl Headers {
         values.next().is_none().then_some(value)
     }
 
+    /// Whether a header has one of these names.
+    pub fn contains_any(&self, names: HeaderNames) -> bool {
+        self.names.intersects(names)
+    }
+
     /// Whether a header has this name.
     pub fn contains(&self, name: HeaderName) -> bool {
-        self.get(name).is_some()
+        self.names.contains(name)
     }
 
     /// Appends a header. The value must be valid: written by the gateway, or parsed before.
     pub fn push(&mut self, name: HeaderName, value: &[u8]) {
         debug_assert!(name != HeaderName::Other && value.iter().copied().all(is_value_byte));
         let value = self.append_bytes(value);
-        self.entries.push(HeaderEntry { name, text: ByteRange::default(), value });
+        self.push_entry(HeaderEntry { name, text: ByteRange::default(), value });
     }
 
     /// Appends a header by the text of its name, in lower case. Both must be valid.
@@ -193,7 +205,12 @@ impl Headers {
         let name = HeaderName::parse(text.as_bytes());
         let text = if name == HeaderName::Other { self.append_bytes(text.as_bytes()) } else { ByteRange::default() };
         let value = self.append_bytes(value);
-        self.entries.push(HeaderEntry { name, text, value });
+        self.push_entry(HeaderEntry { name, text, value });
+    }
+
+    fn push_entry(&mut self, entry: HeaderEntry) {
+        self.names.insert(entry.name);
+        self.entries.push(entry);
     }
 
     fn append_bytes(&mut self, bytes: &[u8]) -> ByteRange {
@@ -204,13 +221,17 @@ impl Headers {
 
     /// Removes all headers with this name.
     pub fn remove(&mut self, name: HeaderName) {
-        self.entries.retain(|entry| entry.name != name);
+        if self.contains(name) {
+            self.entries.retain(|entry| entry.name != name);
+            self.names.remove(name);
+        }
     }
 
     /// Removes the headers for which `keep` returns false.
     pub fn retain(&mut self, mut keep: impl FnMut(Header<'_>) -> bool) {
         let mut entries = std::mem::take(&mut self.entries);
         entries.retain(|entry| keep(self.header(entry)));
+        self.names = names_of(&entries);
         self.entries = entries;
     }
 
@@ -232,6 +253,14 @@ impl Headers {
         }
         map
     }
+}
+
+fn names_of(entries: &[HeaderEntry]) -> HeaderNames {
+    let mut names = HeaderNames::default();
+    for entry in entries {
+        names.insert(entry.name);
+    }
+    names
 }
 
 impl From<&HeaderMap> for Headers {
@@ -284,6 +313,11 @@ mod tests {
         headers.remove(HeaderName::Cookie);
         headers.push(HeaderName::Date, b"today");
         headers.retain(|header| header.text() != b"x-custom");
+        let names = [HeaderName::Host, HeaderName::Date, HeaderName::Cookie, HeaderName::Other, HeaderName::Accept];
+        assert_eq!(names.map(|name| headers.contains(name)), [true, true, false, false, false]);
+        assert_eq!(names.map(|name| headers.get(name).is_some()), [true, true, false, false, false]);
+        assert!(headers.contains_any(HeaderNames::new(&[HeaderName::Accept, HeaderName::Date])));
+        assert!(!headers.contains_any(HeaderNames::new(&[HeaderName::Accept, HeaderName::Cookie])));
         let left: Vec<_> = headers.iter().map(|header| (header.text(), header.value)).collect();
         assert_eq!(left, [(&b"host"[..], &b"h"[..]), (b"date", b"today")]);
     }

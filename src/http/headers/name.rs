@@ -1,5 +1,7 @@
 //! Header names that the gateway knows, so that a name is compared once.
 
+use crate::http::headers::HeaderNames;
+
 macro_rules! names {
     ($($variant:ident $text:literal)*) => {
         /// A header name, compared case-insensitively.
@@ -163,6 +165,18 @@ const fn sorted() -> ([u8; LENGTHS + 1], [HeaderName; KNOWN_COUNT]) {
     (starts, names)
 }
 
+/// See [`HeaderName::is_hop_by_hop`].
+pub const HOP_BY_HOP: HeaderNames = HeaderNames::new(&[
+    HeaderName::Connection,
+    HeaderName::ProxyConnection,
+    HeaderName::KeepAlive,
+    HeaderName::Te,
+    HeaderName::Trailer,
+    HeaderName::TransferEncoding,
+    HeaderName::Upgrade,
+    HeaderName::ProxyAuthenticate,
+]);
+
 impl HeaderName {
     /// The name that these bytes spell, in any letter case.
     pub fn parse(bytes: &[u8]) -> HeaderName {
@@ -197,17 +211,7 @@ impl HeaderName {
     /// Whether the header concerns one connection only and is never forwarded (RFC 9110 section 7.6.1), in requests and
     /// in responses.
     pub fn is_hop_by_hop(self) -> bool {
-        matches!(
-            self,
-            HeaderName::Connection
-                | HeaderName::ProxyConnection
-                | HeaderName::KeepAlive
-                | HeaderName::Te
-                | HeaderName::Trailer
-                | HeaderName::TransferEncoding
-                | HeaderName::Upgrade
-                | HeaderName::ProxyAuthenticate
-        )
+        HOP_BY_HOP.contains(self)
     }
 }
 
