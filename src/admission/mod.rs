@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use smallvec::SmallVec;
 
 use crate::base::identity_hasher::IdentityHasher;
 use crate::config::{LimitOptions, LimitRule, QueueOptions};
@@ -158,16 +157,17 @@ impl Admission {
     }
 
     /// A permit for a request, which counts toward the total only: see [`RequestPermit::count_for`].
-    pub fn admit_request(self: &Arc<Admission>) -> Result<RequestPermit, LimitExceeded> {
-        let permit = RequestPermit {
+    /// Boxed, as it is passed on many times.
+    pub fn admit_request(self: &Arc<Admission>) -> Result<Box<RequestPermit>, LimitExceeded> {
+        let permit = Box::new(RequestPermit {
             admission: Arc::clone(self),
             caller: None,
             is_unauthenticated: false,
             kind: RequestKind::Query,
             slot: None,
-            rules: SmallVec::new(),
+            rules: Vec::new(),
             _query: None,
-        };
+        });
         let before = self.metrics.requests_in_flight.inc();
         if usize::try_from(before).is_ok_and(|before| before >= self.limits.requests) {
             return Err(LimitExceeded::Total);
@@ -235,7 +235,7 @@ pub struct RequestPermit {
     is_unauthenticated: bool,
     slot: Option<Slot>,
     /// Of the rules that limit concurrent requests.
-    rules: SmallVec<[RulePermit; 2]>,
+    rules: Vec<RulePermit>,
     /// Lists the query as running; `None` without a query journal.
     _query: Option<RunningQueryGuard>,
 }

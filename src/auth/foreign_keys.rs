@@ -287,7 +287,7 @@ async fn check_key(key: ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
 }
 
 /// Checks the body of a response with status 200: the API's JSON envelope has its own `status`.
-async fn body_verdict(body: ResponseBody) -> KeyVerdict {
+async fn body_verdict(body: Box<ResponseBody>) -> KeyVerdict {
     let Ok(body) = Limited::new(body, MAX_RESPONSE_BYTES).collect().await else {
         warn!("the backend's response to {CHECK_PATH} is incomplete or too large");
         return KeyVerdict::Unknown;
@@ -328,7 +328,7 @@ struct KeyCheckRequest {
 }
 
 impl OutgoingRequest for KeyCheckRequest {
-    fn into_message(self) -> OutgoingMessage {
+    fn into_message(self) -> Box<OutgoingMessage> {
         let mut head = Vec::new();
         write_request_start(&mut head, &Method::GET, &Uri::from_static(CHECK_PATH));
         write_header(&mut head, HeaderName::Host, b"");
@@ -336,7 +336,7 @@ impl OutgoingRequest for KeyCheckRequest {
         write_header(&mut head, HeaderName::ContentType, b"application/json");
         write_header(&mut head, HeaderName::Accept, b"application/json");
         write_header(&mut head, HeaderName::XApiKey, self.key.expose());
-        OutgoingMessage { method: Method::GET, head, host_offset: Some(host), body: RequestBody::empty() }
+        Box::new(OutgoingMessage { method: Method::GET, head, host_offset: Some(host), body: RequestBody::empty() })
     }
 }
 

@@ -70,7 +70,7 @@ struct SystemQuery {
 }
 
 impl OutgoingRequest for SystemQuery {
-    fn into_message(self) -> OutgoingMessage {
+    fn into_message(self) -> Box<OutgoingMessage> {
         let mut head = Vec::new();
         write_request_start(&mut head, &Method::POST, &Uri::from_static(STATEMENT_PATH));
         write_header(&mut head, HeaderName::Host, b"");
@@ -85,6 +85,6 @@ impl OutgoingRequest for SystemQuery {
             }
         }
         let body = RequestBody::received(self.statement);
-        OutgoingMessage { method: Method::POST, head, host_offset: Some(host), body }
+        Box::new(OutgoingMessage { method: Method::POST, head, host_offset: Some(host), body })
     }
 }

@@ -65,15 +65,15 @@ pub struct AccessRecord {
 }
 
 impl AccessRecord {
-    /// The record of a request whose head was just read.
+    /// The record of a request whose head was just read. Boxed, as it is passed on until the end of the response body.
     pub fn new(
         context: RequestContext,
         method: Method,
         path: &str,
         route: &Rc<metrics::RouteRecorder>,
         worker: &metrics::WorkerMetrics,
-    ) -> AccessRecord {
-        AccessRecord {
+    ) -> Box<AccessRecord> {
+        Box::new(AccessRecord {
             context,
             method,
             path: truncate(path, MAX_PATH).to_owned(),
@@ -90,7 +90,7 @@ impl AccessRecord {
             complete: false,
             upstream_to_head: None,
             to_head: None,
-        }
+        })
     }
 
     /// The method of the request, truncated.

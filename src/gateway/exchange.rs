@@ -21,7 +21,7 @@ pub struct Exchange {
     /// The record of the request. It is dropped, and so written, before the permit is released.
     pub record: Box<AccessRecord>,
     /// The permit of the request. `None` once the request was sent: then the response of the backend has it.
-    pub permit: Option<RequestPermit>,
+    pub permit: Option<Box<RequestPermit>>,
     /// What the page that sent the request may do with the response; `None` for other clients.
     pub cors: Option<CorsGrant>,
     /// What a 401 of the gateway also offers to the client.
@@ -36,7 +36,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// Begins when the request is admitted.
-    pub fn new(record: Box<AccessRecord>, permit: RequestPermit) -> Exchange {
+    pub fn new(record: Box<AccessRecord>, permit: Box<RequestPermit>) -> Exchange {
         let edits = ResponseEdits::default();
         Exchange { record, permit: Some(permit), cors: None, challenge: None, edits, padding: None, cancellation: None }
     }

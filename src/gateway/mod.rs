@@ -203,7 +203,7 @@ impl Gateway {
         let unknown = Method::from_bytes(b"-").expect("a token");
         let context = RequestContext::new(peer, &Headers::new(), &[], self.proxy_header);
         let record = AccessRecord::new(context, unknown, "", &self.route_metrics.no_route, &self.worker);
-        self.reject_without_permit(rejection, Box::new(record))
+        self.reject_without_permit(rejection, record)
     }
 
     /// Decides about an admitted request, and forwards it.
@@ -281,8 +281,7 @@ impl Gateway {
         let (method, path) = (head.method.clone(), head.uri.path());
         let mut record = AccessRecord::new(context, method, path, &self.route_metrics.no_route, &self.worker);
         record.timing.trace = trace;
-        // Boxed, as it is passed on until the end of the response body.
-        Box::new(record)
+        record
     }
 
     /// Responds to a request that was not admitted, or whose permit was released.

@@ -35,11 +35,10 @@ pub struct PaddedBody {
     pub recorder: RejectionRecorder,
 }
 
-#[expect(clippy::large_enum_variant, reason = "the whole body is boxed")]
 enum PaddedBodyState {
     /// The next blank is due when the timer ends.
     Waiting(PendingExchange, Pin<Box<Sleep>>),
-    Upstream(ResponseBody),
+    Upstream(Box<ResponseBody>),
     Failed,
 }
 

@@ -35,11 +35,10 @@ pub struct DownstreamResponse {
     pub body: ObservedBody,
 }
 
-#[expect(clippy::large_enum_variant, reason = "the common variant is the large one")]
 enum BodySource {
     /// Of the gateway; `None` once it was read.
     Local(Option<Bytes>),
-    Upstream(ResponseBody),
+    Upstream(Box<ResponseBody>),
     /// Begins before the backend's response. Boxed, as it is rare.
     Padded(Box<PaddedBody>),
     /// An operator has cancelled the query after the head was sent.
@@ -94,7 +93,7 @@ impl GatewayResponse {
     pub fn into_downstream(
         mut self,
         mut record: Box<AccessRecord>,
-        permit: Option<RequestPermit>,
+        permit: Option<Box<RequestPermit>>,
     ) -> DownstreamResponse {
         record.head_is_ready(self.status);
         self.headers.remove(HeaderName::XRequestId);
@@ -129,7 +128,7 @@ pub struct ObservedBody {
     // have.
     record: Box<AccessRecord>,
     source: BodySource,
-    _permit: Option<RequestPermit>,
+    _permit: Option<Box<RequestPermit>>,
 }
 
 impl ObservedBody {

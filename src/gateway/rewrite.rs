@@ -27,7 +27,8 @@ use crate::upstream::{BodyLimits, OutgoingMessage, OutgoingRequest, RequestBody,
 
 /// A request that may be sent: screened, authenticated and rewritten.
 pub struct UpstreamRequest {
-    message: OutgoingMessage,
+    /// Boxed, as it is passed on many times.
+    message: Box<OutgoingMessage>,
     /// Where the credential begins in the head. It is the last header.
     credential_offset: usize,
     key_header: KeyHeader,
@@ -39,7 +40,7 @@ impl OutgoingRequest for UpstreamRequest {
         self.options
     }
 
-    fn into_message(self) -> OutgoingMessage {
+    fn into_message(self) -> Box<OutgoingMessage> {
         self.message
     }
 }
@@ -57,7 +58,7 @@ impl UpstreamRequest {
 
     /// A copy for a retry with a different key.
     pub fn copy_for_resend(&self) -> ResendableRequest {
-        let OutgoingMessage { method, head, host_offset, body } = &self.message;
+        let OutgoingMessage { method, head, host_offset, body } = &*self.message;
         let head = head[..self.credential_offset].to_owned();
         ResendableRequest {
             method: method.clone(),
@@ -86,7 +87,7 @@ impl ResendableRequest {
         let ResendableRequest { method, mut head, host_offset, body, key_header, options } = self;
         let (credential_offset, body) = (head.len(), RequestBody::received(body?));
         write_key(&mut head, key.as_bytes(), &key_header);
-        let message = OutgoingMessage { method, head, host_offset, body };
+        let message = Box::new(OutgoingMessage { method, head, host_offset, body });
         Some(UpstreamRequest { message, credential_offset, key_header, options })
     }
 }
@@ -264,7 +265,7 @@ impl Rewriter {
         self.write_credential(&mut head, &credential, &key_header, identity);
         let body =
             RequestBody::streaming(body, max_body, self.body_limits).with_counter(context.received_bytes.clone());
-        let message = OutgoingMessage { method, head, host_offset, body };
+        let message = Box::new(OutgoingMessage { method, head, host_offset, body });
         let options =
             SendOptions { response_timeout: profile.response_timeout, body_timeout: profile.body_timeout, affinity };
         UpstreamRequest { message, credential_offset, key_header, options }

@@ -104,7 +104,7 @@ impl Sender<'_> {
     async fn send(
         &self,
         request: UpstreamRequest,
-        permit: Option<RequestPermit>,
+        permit: Option<Box<RequestPermit>>,
     ) -> Result<UpstreamResponse, Rejection> {
         let response = match self.identity.renewable_key() {
             None => self.send_once(request, permit, self.sent_at).await?,
@@ -120,7 +120,7 @@ impl Sender<'_> {
     async fn send_once(
         &self,
         request: UpstreamRequest,
-        permit: Option<RequestPermit>,
+        permit: Option<Box<RequestPermit>>,
         sent_at: Instant,
     ) -> Result<UpstreamResponse, Rejection> {
         self.client.send(request, permit, sent_at).await.map_err(|error| rejection_for(&error, self.request_id))
@@ -131,7 +131,7 @@ impl Sender<'_> {
     async fn send_with_renewal(
         &self,
         request: UpstreamRequest,
-        permit: Option<RequestPermit>,
+        permit: Option<Box<RequestPermit>>,
     ) -> Result<UpstreamResponse, Rejection> {
         let copy = request.copy_for_resend();
         let mut response = self.send_once(request, permit, self.sent_at).await?;

@@ -55,8 +55,8 @@ pub fn abandon_before_response(in_flight: UpstreamInFlight, connection: Box<Upst
 }
 
 /// Abandons a request whose response has begun.
-pub fn abandon_response(in_flight: UpstreamInFlight, body: ResponseBody) {
-    hand_over(in_flight, Stage::Body(Box::new(body)));
+pub fn abandon_response(in_flight: UpstreamInFlight, body: Box<ResponseBody>) {
+    hand_over(in_flight, Stage::Body(body));
 }
 
 fn hand_over(in_flight: UpstreamInFlight, stage: Stage) {

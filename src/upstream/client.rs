@@ -83,7 +83,7 @@ impl UpstreamClient {
     pub async fn send(
         &self,
         outgoing: impl OutgoingRequest,
-        permit: Option<RequestPermit>,
+        permit: Option<Box<RequestPermit>>,
         now: std::time::Instant,
     ) -> Result<UpstreamResponse, UpstreamError> {
         let options = outgoing.options();
@@ -94,7 +94,7 @@ impl UpstreamClient {
             // Boxed because it is rare: an inline future would enlarge this one.
             None => (Box::pin(self.wait_for_endpoint(options.affinity)).await?, Instant::now()),
         };
-        let mut upload = Upload::new(message, &target.endpoint.origin.authority);
+        let mut upload = Upload::new(*message, &target.endpoint.origin.authority);
         let mut request = PendingRequest::new(target, permit, method, options);
         while let Some(connection) = request.in_flight().target.pool.take_connection(now.into_std()) {
             match self.exchange(&mut request, connection, &mut upload, now).await {
@@ -258,7 +258,7 @@ impl UpstreamClient {
         let is_reusable = keep_alive && upload.is_done();
         let upload = (!upload.is_done()).then(|| Box::new(upload));
         let max_pause = options.body_timeout.unwrap_or(self.0.backends.options.body_timeout);
-        let body = ResponseBody::new(connection, extent, upload, in_flight, is_reusable, max_pause);
+        let body = Box::new(ResponseBody::new(connection, extent, upload, in_flight, is_reusable, max_pause));
         UpstreamResponse { status, headers, body }
     }
 }
@@ -280,7 +280,7 @@ struct PendingRequest {
 impl PendingRequest {
     fn new(
         target: Rc<WorkerEndpoint>,
-        permit: Option<RequestPermit>,
+        permit: Option<Box<RequestPermit>>,
         method: Method,
         options: SendOptions,
     ) -> PendingRequest {

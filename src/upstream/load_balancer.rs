@@ -54,11 +54,11 @@ pub struct UpstreamInFlight {
     /// The endpoint was ejected when it was chosen, as there was no other one.
     pub was_ejected: bool,
     /// The permit of the request; `None` for requests of the gateway itself.
-    pub permit: Option<RequestPermit>,
+    pub permit: Option<Box<RequestPermit>>,
 }
 
 impl UpstreamInFlight {
-    pub fn new(target: Rc<WorkerEndpoint>, permit: Option<RequestPermit>) -> UpstreamInFlight {
+    pub fn new(target: Rc<WorkerEndpoint>, permit: Option<Box<RequestPermit>>) -> UpstreamInFlight {
         let counters = target.counters();
         counters.in_flight.add(1);
         let responses_before = counters.responses.get();

@@ -44,7 +44,7 @@ pub use status::{EndpointStatus, NameStatus, UpstreamStatus};
 /// A request that may be sent to a backend.
 pub trait OutgoingRequest {
     /// Converts it into the bytes to send and the body.
-    fn into_message(self) -> OutgoingMessage;
+    fn into_message(self) -> Box<OutgoingMessage>;
 
     /// Deviations from the options of the upstream.
     fn options(&self) -> SendOptions {
@@ -84,8 +84,8 @@ pub struct UpstreamResponse {
     pub status: StatusCode,
     /// The headers as received.
     pub headers: Headers,
-    /// The rest of the response.
-    pub body: ResponseBody,
+    /// The rest of the response. Boxed, as it is passed on many times.
+    pub body: Box<ResponseBody>,
 }
 
 /// Why a request failed without a response.

@@ -16,6 +16,12 @@ pub struct ProgressTimeout {
     max_pause: Duration,
     /// The remaining time for pauses, if their total is limited.
     budget: Option<Duration>,
+    /// `None` before the first pause, which most messages do not have.
+    pauses: Option<Box<Pauses>>,
+}
+
+#[derive(Default)]
+struct Pauses {
     timer: Deadline,
     waiting_since: Option<Instant>,
     /// The length of all pauses that have ended, if their total is limited.
@@ -25,13 +31,7 @@ pub struct ProgressTimeout {
 impl ProgressTimeout {
     /// Limits each pause, but not their total.
     pub fn new(max_pause: Duration) -> ProgressTimeout {
-        ProgressTimeout {
-            max_pause,
-            budget: None,
-            timer: Deadline::default(),
-            waiting_since: None,
-            waited: Duration::ZERO,
-        }
+        ProgressTimeout { max_pause, budget: None, pauses: None }
     }
 
     /// Limits the total of all pauses too, which ends a peer that sends too slowly: see
@@ -42,16 +42,18 @@ impl ProgressTimeout {
 
     /// Call this when data has arrived.
     pub fn record_progress(&mut self) {
-        if let (Some(since), Some(budget)) = (self.waiting_since.take(), self.budget.as_mut()) {
+        let Some(pauses) = &mut self.pauses else { return };
+        if let (Some(since), Some(budget)) = (pauses.waiting_since.take(), self.budget.as_mut()) {
             let pause = since.elapsed();
             *budget = budget.saturating_sub(pause);
-            self.waited += pause;
+            pauses.waited += pause;
         }
     }
 
     /// The length of all pauses, with the current one.
     pub fn waited(&self) -> Duration {
-        self.waited + self.waiting_since.map_or(Duration::ZERO, |since| since.elapsed())
+        let Some(pauses) = &self.pauses else { return Duration::ZERO };
+        pauses.waited + pauses.waiting_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Adds to the budget for pauses, in proportion to the data that has arrived.
@@ -64,11 +66,12 @@ impl ProgressTimeout {
     /// Call this while waiting. Ready when the current pause is too long.
     pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.budget.map_or(self.max_pause, |budget| budget.min(self.max_pause));
-        if self.waiting_since.is_none() {
+        let pauses = self.pauses.get_or_insert_default();
+        if pauses.waiting_since.is_none() {
             let now = Instant::now();
-            self.timer.set(now + limit);
-            self.waiting_since = Some(now);
+            pauses.timer.set(now + limit);
+            pauses.waiting_since = Some(now);
         }
-        self.timer.poll(cx)
+        pauses.timer.poll(cx)
     }
 }

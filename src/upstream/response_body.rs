@@ -42,7 +42,7 @@ pub struct ResponseBody {
     upload: Option<Box<Upload>>,
     in_flight: Option<UpstreamInFlight>,
     /// The permit of the request, without its slot, once the response is complete.
-    permit: Option<RequestPermit>,
+    permit: Option<Box<RequestPermit>>,
     /// True if the response allows keep-alive.
     is_reusable: bool,
     progress_timeout: ProgressTimeout,
@@ -115,7 +115,7 @@ impl ResponseBody {
     }
 
     /// The permit of the request, for sending it again in place of reading this body.
-    pub fn take_permit(&mut self) -> Option<RequestPermit> {
+    pub fn take_permit(&mut self) -> Option<Box<RequestPermit>> {
         self.permit.take().or_else(|| self.in_flight.as_mut()?.permit.take())
     }
 
@@ -257,7 +257,7 @@ impl Drop for ResponseBody {
                 is_reusable: false,
                 progress_timeout,
             };
-            abandon_response(in_flight, body);
+            abandon_response(in_flight, Box::new(body));
         }
     }
 }
