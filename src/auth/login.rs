@@ -6,6 +6,7 @@ use crate::auth::bearer::{BearerError, Credentials};
 use crate::auth::failure_limiter::{Attempt, TooManyFailures};
 use crate::auth::identity::LoginAge;
 use crate::auth::key_exchange::ExchangeError;
+use crate::auth::token::LoginTokens;
 use crate::auth::upstream_keys::sensitive_header_value;
 use crate::auth::verifier::{VerifiedLogin, Verifier, VerifyError};
 use crate::auth::{Auth, BasicPassword, Identity, KeyError, MintError, MintFailure, store_outcome, token_binding};
@@ -114,8 +115,8 @@ impl Auth {
         timing: &AuthTiming,
     ) -> Result<(TokenId, Secret), MintError> {
         let binding = self.token_binder.bind(&login.user, evidence);
-        let token_of = |seed: &_| self.token_mint.token(login, seed);
-        let id_of = |seed: &_| TokenId::from_token(token_of(seed).expose().as_bytes());
+        let tokens = LoginTokens::new(&self.token_mint, login);
+        let id_of = |seed: &_| tokens.id(seed);
         let login_id = self.token_mint.login_id(login, &binding);
         let unavailable = |_| MintError::StoreUnavailable;
         let seed = match (self.store.find_seed(&login_id, id_of), upstream_key) {
@@ -138,7 +139,7 @@ impl Auth {
                 timing.measure(Phase::Store, storing, store_outcome).await.map_err(unavailable)?
             }
         };
-        Ok((id_of(&seed), token_of(&seed)))
+        Ok(tokens.into_token(&seed))
     }
 
     /// A token for the user of a JWT, in place of the user's own key. `None` if there can be none: the issuer is

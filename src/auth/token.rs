@@ -11,6 +11,8 @@
 //! The expiry is in seconds since the Unix epoch. It serves to tell an expired token from one that the store has lost;
 //! whether a token is valid is decided by the store alone.
 
+use std::cell::RefCell;
+
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use aws_lc_rs::rand;
 use subtle::ConstantTimeEq;
@@ -19,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::auth::bearer::Credentials;
 use crate::base::hex;
 use crate::base::secret::Secret;
-use crate::store::{KeyNumber, KeyRing, LoginId, Seed, TokenBinding};
+use crate::store::{KeyNumber, KeyRing, LoginId, Seed, TokenBinding, TokenId};
 
 const TOKEN_PREFIX: &str = "tk_";
 const EXPIRY_BYTES: usize = 4;
@@ -94,6 +96,41 @@ impl TokenMint {
     }
 }
 
+/// The tokens of one login. A token takes several keyed hashes, so the last one is kept.
+pub struct LoginTokens<'a> {
+    mint: &'a TokenMint,
+    login: &'a Credentials,
+    last: RefCell<Option<(Seed, Secret, TokenId)>>,
+}
+
+impl LoginTokens<'_> {
+    /// For this login.
+    pub fn new<'a>(mint: &'a TokenMint, login: &'a Credentials) -> LoginTokens<'a> {
+        LoginTokens { mint, login, last: RefCell::new(None) }
+    }
+
+    /// The id of the token of a seed.
+    pub fn id(&self, seed: &Seed) -> TokenId {
+        let mut last = self.last.borrow_mut();
+        if let Some((made_of, _, id)) = &*last
+            && made_of == seed
+        {
+            return *id;
+        }
+        let token = self.mint.token(self.login, seed);
+        let id = TokenId::from_token(token.expose().as_bytes());
+        *last = Some((*seed, token, id));
+        id
+    }
+
+    /// The token of a seed, after its id.
+    pub fn into_token(self, seed: &Seed) -> (TokenId, Secret) {
+        let id = self.id(seed);
+        let (_, token, _) = self.last.into_inner().expect("it was made for its id");
+        (id, token)
+    }
+}
+
 fn hmac(key: &Key, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let tag = sign(key, &Zeroizing::new(parts.concat()));
     Zeroizing::new(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
@@ -159,6 +196,19 @@ mod tests {
         let id = |user, password, binding| mint.login_id(&login(user, password), &TokenBinding([binding; 8]));
         assert_ne!(id("a", "bc", 1), id("ab", "c", 1));
         assert_ne!(id("a", "bc", 1), id("a", "bc", 2));
+    }
+
+    #[test]
+    fn the_kept_token_is_returned_for_its_own_seed_only() {
+        let (mint, login) = (mint(&[KEY]), login("alice", "secret"));
+        let (one, other) = (mint.new_seed(EXPIRES), mint.new_seed(EXPIRES));
+        let id = |seed| TokenId::from_token(mint.token(&login, seed).expose().as_bytes());
+        for (asked, wanted) in [([&one, &one], &one), ([&one, &other], &other), ([&other, &one], &other)] {
+            let tokens = LoginTokens::new(&mint, &login);
+            assert_eq!(asked.map(|seed| tokens.id(seed)), asked.map(id));
+            let (of_token, token) = tokens.into_token(wanted);
+            assert_eq!((token.expose(), of_token), (mint.token(&login, wanted).expose(), id(wanted)));
+        }
     }
 
     #[test]
