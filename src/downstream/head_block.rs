@@ -232,6 +232,8 @@ impl HeadBlocks {
                     self.is_malformed = true;
                 }
             }
+            // Nothing of a code is read yet, and no `#` follows.
+            (true, true) if self.literal.bits == 0 && left == 0 && !has_fragment_bits(part) => {}
             (true, true) => part.iter_mut().for_each(|byte| self.read_coded(byte)),
             (true, false) => {}
         }
@@ -262,9 +264,37 @@ impl HeadBlocks {
     }
 }
 
+/// Whether nine bits in sequence are set, as at the beginning of [`FRAGMENT_CODE`]. The codes of most other characters of a
+/// path are shorter.
+fn has_fragment_bits(bytes: &[u8]) -> bool {
+    let has_nine = |window: u64| {
+        let four = window & window << 1 & window << 2 & window << 3;
+        four & four << 4 & window << 8 != 0
+    };
+    let Some(last) = bytes.last_chunk() else {
+        return has_nine(bytes.iter().fold(0, |window, byte| window << 8 | u64::from(*byte)));
+    };
+    // Windows share a byte, so that one of them contains each sequence of nine bits.
+    let mut windows = bytes.windows(8).step_by(7).filter_map(|window| window.first_chunk());
+    windows.any(|window| has_nine(u64::from_be_bytes(*window))) || has_nine(u64::from_be_bytes(*last))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nine_bits_in_sequence_are_found_at_each_position() {
+        for length in 0..40_usize {
+            for start in 0..(8 * length).saturating_sub(8) {
+                for (count, expected) in [(8, false), (9, true)] {
+                    let mut bytes = vec![0; length];
+                    (start..start + count).for_each(|bit| bytes[bit / 8] |= 0x80 >> (bit % 8));
+                    assert_eq!(has_fragment_bits(&bytes), expected, "{count} bits from {start} in {length} bytes");
+                }
+            }
+        }
+    }
 
     /// A literal with a raw name and value.
     fn literal(first: u8, name: &[u8], value: &[u8]) -> Vec<u8> {

@@ -190,7 +190,8 @@ where
         let delivery = Rc::new(Delivery::new(Rc::clone(&self.queue), in_flight));
         let is_malformed = self.frames.take_malformed(respond.stream_id().as_u32());
         let stream = stream::serve(gateway, Rc::clone(&self.peer), request, is_malformed, respond, delivery);
-        tokio::task::spawn_local(stream);
+        // Boxed, as the runtime copies a future several times, and this one has some KiB.
+        tokio::task::spawn_local(Box::pin(stream));
     }
 
     /// Sends what is buffered. Yields once while other requests are in flight, whose responses may be ready too.
