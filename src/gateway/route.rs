@@ -96,7 +96,12 @@ impl RouteTable {
 /// SECURITY: a prefix also matches without its last slash. Backends commonly serve both spellings, so
 /// `/timbr/api/clear_cache` must not reach a wider route, with wider rules, than `/timbr/api/clear_cache/`.
 fn has_prefix(path: &str, prefix: &str) -> bool {
-    path.starts_with(prefix) || prefix.strip_suffix('/') == Some(path)
+    let Some((last, without_last)) = prefix.as_bytes().split_last() else { return true };
+    match path.as_bytes().get(without_last.len()) {
+        // Most paths have no slash where a prefix ends.
+        Some(byte) => byte == last && path.starts_with(prefix),
+        None => *last == b'/' && without_last == path.as_bytes(),
+    }
 }
 
 /// SECURITY: the request must name one host: in `Host`, in an absolute target or in `:authority`, or the same one in
