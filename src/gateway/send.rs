@@ -31,7 +31,7 @@ struct Sender<'a> {
     identity: &'a Identity,
     /// Whether the backend receives a token of the gateway.
     is_gateway_token: bool,
-    request_id: &'a str,
+    request_id: &'a [u8],
     sent_at: Instant,
 }
 
@@ -56,7 +56,7 @@ impl Gateway {
             key_client: &self.upstreams[0].client,
             identity,
             is_gateway_token: upstream.rewriter.is_gateway_token_forwarded(identity),
-            request_id: exchange.context().request_id(),
+            request_id: exchange.context().request_id_bytes(),
             sent_at,
         };
         let result = sender.send(request, permit).await;
@@ -78,10 +78,10 @@ impl Gateway {
         let (auth, index, client) = (Arc::clone(&self.auth), upstream.index, upstream.client.clone());
         let key_client = self.upstreams[0].client.clone();
         let is_gateway_token = upstream.rewriter.is_gateway_token_forwarded(&identity);
-        let request_id = exchange.context().request_id().to_owned();
+        let request_id = exchange.context().request_id_bytes().to_owned();
         let mut pending: PendingExchange = Box::pin(async move {
             let (auth, client, key_client, identity) = (&*auth, &client, &key_client, &identity);
-            let request_id = request_id.as_str();
+            let request_id = &request_id[..];
             let upstream = index;
             let sender = Sender { auth, upstream, client, key_client, identity, is_gateway_token, request_id, sent_at };
             sender.send(request, permit).await
@@ -167,7 +167,7 @@ impl From<&RequestBodyError> for Rejection {
 }
 
 /// The rejection for a failed exchange with the backend. The log gets the cause, the client does not.
-fn rejection_for(error: &UpstreamError, request_id: &str) -> Rejection {
+fn rejection_for(error: &UpstreamError, request_id: &[u8]) -> Rejection {
     let rejection = match error {
         UpstreamError::Connect(_) => Rejection::UpstreamUnreachable,
         UpstreamError::ConnectTimeout => Rejection::UpstreamConnectTimeout,
@@ -177,6 +177,7 @@ fn rejection_for(error: &UpstreamError, request_id: &str) -> Rejection {
         UpstreamError::RequestBody(error) => return error.into(),
     };
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    let request_id = std::str::from_utf8(request_id).unwrap_or_default();
     warn!(request_id, cause, "{error}");
     rejection
 }
