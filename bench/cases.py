@@ -3,15 +3,15 @@
 import dataclasses
 import typing
 
-from load import h2load, wrk
-from proxies import GATEWAY, HAPROXY, HAPROXY_TUNED, NGINX, NGINX_TUNED, OLD
+from load import h2load, mix, resume, wrk
+from proxies import ENVOY, GATEWAY, HAPROXY, HAPROXY_TUNED, NGINX, NGINX_TUNED, OLD
 
 QUERY = "/timbr/openapi/ontology/sales/query"
 BIG = f"{QUERY}/bytes/{10 << 20}"
 BIG_COUNT = 80  # messages of 10 MiB, for the cases that use h2load
 CONNECTIONS = 64
 
-SMALL_PEERS = (GATEWAY, OLD, NGINX, HAPROXY)
+SMALL_PEERS = (GATEWAY, OLD, NGINX, HAPROXY, ENVOY)
 BIG_PEERS = (*SMALL_PEERS, NGINX_TUNED, HAPROXY_TUNED)
 ALONE = (GATEWAY, OLD)
 
@@ -59,6 +59,17 @@ def steady(scheme, *arguments):
     return run
 
 
+def resumptions(bench, proxy, options):
+    """A new TLS connection for each request, each of which resumes the session of the one before."""
+    return resume(bench, proxy, options.slice)
+
+
+def realistic(bench, proxy, options):
+    """Nine of ten responses have 300 bytes, the tenth 1, 4 or 10 MiB."""
+    large = [f"{QUERY}/bytes/{mib << 20}" for mib in (1, 4, 10)]
+    return mix(bench, proxy, options.slice, [target for each in large for target in (*[QUERY] * 9, each)])
+
+
 def tokens(scheme):
     """POST get_token: the bearer is decrypted, and the existing token of the login returned."""
     def run(bench, proxy, options):
@@ -73,6 +84,8 @@ CASES = [
     Case("tls-h1", "HTTP/1.1 over TLS 1.3, persistent connections", queries("tls")),
     Case("tls-h2", "HTTP/2 over TLS 1.3, 8 connections of 16 streams", streams(QUERY, "-c8", "-m16")),
     Case("handshake", "a new TLS 1.3 connection for each request", queries("tls", connections=32, keep_alive=False)),
+    Case("resume", "a new TLS 1.3 connection for each request, which resumes the session of the one before", resumptions),
+    Case("mix", "one of ten responses has 1 to 10 MiB; half of the clients use HTTP/2, all use TLS 1.3", realistic, BIG_PEERS),
     Case("reject", "401 for a missing key; HTTP/1.1 over TLS 1.3, persistent connections",
          queries("tls", credentials=None, rejected=True, least=30)),
     Case("down-plain", "responses of 10 MiB without TLS, 4 connections", queries("plain", **BIG_RESPONSES), BIG_PEERS, "MiB", 10),

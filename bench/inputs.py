@@ -1,6 +1,7 @@
 """Input files of the benchmark: keys, a certificate, bodies, bearers."""
 
 import hashlib
+import json
 import os
 import random
 import secrets
@@ -25,8 +26,12 @@ class Inputs:
         self.certificate_and_key = folder / "both.pem"
         self._make_certificate()
         self.keys, self.hashes, self.hot = self.key_files("keys", keys, HOT)
-        self.nginx_keys = folder / "keys.nginx"
-        self.nginx_keys.write_text("".join(f'"{key}" 1;\n' for key in self.keys.read_text().split()))
+        self.nginx_users, self.haproxy_users = folder / "users.nginx", folder / "users.haproxy"
+        self.envoy_users = folder / "users.envoy"
+        users = list(enumerate(self.keys.read_text().split()))
+        self.nginx_users.write_text("".join(f'"{key}" "user{n}";\n' for n, key in users))
+        self.haproxy_users.write_text("".join(f"{key} user{n}\n" for n, key in users))
+        self.envoy_users.write_text(json.dumps([{"key": key, "client": f"user{n}"} for n, key in users])[1:-1])
         self.salt = folder / "salt"
         self.bearers = folder / "bearers"
 

@@ -59,7 +59,7 @@ def prepared(options, processes):
     inputs.make_bearers(options.binary)
     everywhere = os.sched_getaffinity(0)
     return Bench(processes, inputs, types.SimpleNamespace(
-        binary=options.binary, compare=None, port=options.port, threads=1, descriptors=1024, load_cores=everywhere,
+        binary=options.binary, compare=None, newest=False, port=options.port, threads=1, descriptors=1024, load_cores=everywhere,
         proxy_cores=everywhere))
 
 

@@ -1,9 +1,15 @@
 """The load generators and their results."""
 
+import concurrent.futures
 import dataclasses
+import pathlib
 import re
+import sys
 
 from processes import run_on
+
+# For all clients and proxies: OpenSSL's clients would prefer AES-256, and the proxies choose differently.
+CIPHER = "TLS_AES_128_GCM_SHA256"
 
 UNITS = {"us": 1, "ms": 1e3, "s": 1e6, "m": 6e7}
 SCALE = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -31,7 +37,7 @@ def wrk(bench, url, seconds, connections, credentials=None, header="X-Api-Key", 
     output = run_on(bench.load_cores, [
         "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", "-s",
         bench.processes.folder / "wrk.lua", url, "--", target, bench.inputs.body if body else "-", credentials or "-",
-        header, prefix, "keep-alive" if keep_alive else "close"])
+        header, prefix, "keep-alive" if keep_alive else "close"], {"OPENSSL_CONF": _one_cipher(bench)})
     count, size, unit = re.search(r"(\d+) requests in [\d.]+\w+, ([\d.]+)([KMGT]?)B read", output).groups()
     done = int(count)
     each = float(size) * SCALE[unit] / max(1, done)
@@ -51,18 +57,53 @@ def h2load(bench, url, *arguments, body=None, log=False, least=200):
     path = bench.processes.folder / "h2load.log"
     path.unlink(missing_ok=True)
     output = run_on(bench.load_cores, [
-        "h2load", "-t1", "-d", body or bench.inputs.body, "-H", "content-type: application/json", "-H",
-        f"x-api-key: {bench.inputs.one_key()}", *(["--log-file", path] if log else []), *arguments, url])
+        "h2load", "-t1", f"--tls13-ciphers={CIPHER}", "-d", body or bench.inputs.body, "-H", "content-type: application/json", "-H",
+        f"x-api-key: {bench.inputs.one_key()}", *(["--log-file", path] if log else []), *arguments, *([url] if url else [])])
     done = int(re.search(r"requests: \d+ total, \d+ started, (\d+) done", output)[1])
-    succeeded = int(re.search(r"status codes: (\d+) 2xx", output)[1])
+    statuses = re.search(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", output).groups()
+    succeeded, *others = map(int, statuses)
+    # With a time limit, the last responses have a status but no end.
+    errors = sum(others) or max(0, done - succeeded)
     size = int(re.search(r"\((\d+)\) data", output)[1])
     if size / max(1, done) < least:
         raise RuntimeError(f"the responses of {url} have {size / max(1, done):.0f} bytes on average; at least {least} are expected")
-    load = Load(done, float(re.search(r"finished in [\d.]+\w+, ([\d.]+) req/s", output)[1]), done - succeeded)
+    load = Load(done, float(re.search(r"finished in [\d.]+\w+, ([\d.]+) req/s", output)[1]), errors)
     if log:
         took = sorted(int(line.split("\t")[2]) for line in path.read_text().splitlines())
         load.p50, load.p99 = (took[int(len(took) * share)] for share in (0.5, 0.99))
     return load
+
+
+def resume(bench, proxy, seconds):
+    """A new TLS connection for each request, with a ticket of the one before."""
+    client = pathlib.Path(__file__).with_name("resume.py")
+    output = run_on(bench.load_cores, [
+        sys.executable, client, proxy.tls_port, max(1, round(seconds)), bench.inputs.one_key(), bench.inputs.body],
+        {"OPENSSL_CONF": _one_cipher(bench)})
+    done, resumed, errors = map(int, output.split())
+    # The first handshake has no ticket.
+    if resumed < done - 1:
+        raise RuntimeError(f"{proxy.name} resumed {resumed} of {done} handshakes")
+    return Load(done, done / seconds, errors)
+
+
+def mix(bench, proxy, seconds, targets):
+    """Two clients at the same time, one over HTTP/1.1 and one over HTTP/2, which use the targets in turn."""
+    path = bench.processes.folder / "targets"
+    path.write_text("".join(f"{proxy.tls}{target}\n" for target in targets))
+    until = ["-D", max(1, round(seconds)), "-i", path]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(h2load, bench, None, *arguments, *until) for arguments in (["--h1", "-c8"], ["-c2", "-m4"])]
+    one, other = (each.result() for each in both)
+    return Load(one.done + other.done, one.rate + other.rate, one.errors + other.errors)
+
+
+def _one_cipher(bench):
+    """The configuration of OpenSSL that leaves its clients one cipher."""
+    path = bench.processes.folder / "openssl.cnf"
+    path.write_text("openssl_conf = default\n[default]\nssl_conf = modules\n[modules]\nsystem_default = tls\n[tls]\n"
+                    f"Ciphersuites = {CIPHER}\n")
+    return str(path)
 
 
 def _microseconds(text):

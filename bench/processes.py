@@ -115,10 +115,11 @@ def memory(pid):
     return total
 
 
-def run_on(cores, command):
+def run_on(cores, command, environment=None):
     """Runs a program on these cores until it exits, and returns its output."""
     with pinned(cores):
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True,
+                              env={**os.environ, **(environment or {})})
     if done.returncode:
         raise RuntimeError(f"{command[0]} failed: {(done.stderr + done.stdout)[-800:]}")
     return done.stdout

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import re
+import shutil
 import subprocess
 import time
 import urllib.request
@@ -11,9 +12,17 @@ import urllib.request
 HERE = pathlib.Path(__file__).resolve().parent
 
 NGINX_BUFFERS = "proxy_buffer_size 64k; proxy_buffers 16 64k; proxy_busy_buffers_size 256k; client_body_buffer_size 64k;"
-GATEWAY, OLD, NGINX, HAPROXY = "gateway", "old", "nginx", "haproxy"
+GATEWAY, OLD, NGINX, HAPROXY, ENVOY = "gateway", "old", "nginx", "haproxy", "envoy"
 NGINX_TUNED, HAPROXY_TUNED = "nginx-tuned", "haproxy-tuned"
-PEERS = [NGINX, HAPROXY, NGINX_TUNED, HAPROXY_TUNED]
+PEERS = [NGINX, HAPROXY, ENVOY, NGINX_TUNED, HAPROXY_TUNED]
+
+# Where bench/newest unpacks them.
+NEWEST = HERE.parent / "target" / "bench-newest" / "bin"
+
+
+def program_of(name, newest):
+    """The newest program of a peer, or that of the system; `None` if it is missing."""
+    return shutil.which(name, path=str(NEWEST) if newest else None)
 
 
 @dataclasses.dataclass
@@ -26,7 +35,7 @@ class Proxy:
     plain_port: int
     tls_port: int
     admin_port: int
-    log_reader: subprocess.Popen = None
+    log_reader: subprocess.Popen
 
     @property
     def plain(self):
@@ -79,40 +88,51 @@ class Bench:
         values = self._values(name, settings)
         config = self._config(name, "gateway.yaml", values)
         time.sleep(delay)
-        process = self.processes.start(name, [*under, binary, "serve", "--config", config], cores or self.proxy_cores,
-                                       stderr=subprocess.PIPE)
-        reader = self.processes.start(f"{name}-log", ["wc", "-l"], self.load_cores, stdin=process.stderr)
-        process.stderr.close()
-        return self._started(name, process, values, reader, wait)
+        return self._run(name, [*under, binary, "serve", "--config", config], values, cores, wait)
 
     def start_peer(self, kind, name):
-        """Starts nginx or HAProxy."""
+        """Starts a peer. All write their access log to a pipe that is read, as the gateway does."""
         tuned = kind in (NGINX_TUNED, HAPROXY_TUNED)
         if kind in (NGINX, NGINX_TUNED):
             values = self._values(name, {"buffers": NGINX_BUFFERS if tuned else ""})
             config = self._config(name, "peers/nginx.conf", values)
-            command = ["nginx", "-p", self.processes.folder, "-c", config]
+            command = [self.program(NGINX), "-p", self.processes.folder, "-c", config, "-e", f"{config}.err"]
+        elif kind == ENVOY:
+            values = self._values(name, {"users": self.inputs.envoy_users.read_text()})
+            values["manager"] = self._filled("peers/envoy-manager.json", values)
+            config = self._config(name, "peers/envoy.json", values)
+            command = [self.program(ENVOY), "-c", config, "--concurrency", values["workers"],
+                       "--disable-hot-restart", "--log-level", "error"]
         else:
             tuning = {"buffers": "tune.bufsize 65536" if tuned else "", "splice": "option splice-auto" if tuned else ""}
             most = 4000 if tuned else self.options.descriptors // 2 - 500
             values = self._values(name, {**tuning, "connections": most})
             config = self._config(name, "peers/haproxy.cfg", values)
-            command = ["haproxy", "-db", "-f", config]
-        return self._started(name, self.processes.start(name, command, self.proxy_cores), values)
+            command = [self.program(HAPROXY), "-db", "-f", config]
+        return self._run(name, command, values)
+
+    def program(self, name):
+        """The path of a peer's program."""
+        return program_of(name, self.options.newest)
+
+    def _run(self, name, command, values, cores=None, wait=True):
+        """Starts a proxy, and a program that reads and counts the lines of its log."""
+        process = self.processes.start(name, command, cores or self.proxy_cores, stderr=subprocess.PIPE)
+        reader = self.processes.start(f"{name}-log", ["wc", "-l"], self.load_cores, stdin=process.stderr)
+        process.stderr.close()
+        return self._started(name, process, values, reader, wait)
 
     def stop(self, proxy, timeout=5):
-        """Stops a proxy. Returns the number of log lines of a gateway."""
+        """Stops a proxy. Returns the number of its log lines."""
         self.processes.end(proxy.process, timeout)
-        if not proxy.log_reader:
-            return None
         proxy.log_reader.wait(30)
         return int((self.processes.folder / f"{proxy.name}-log.log").read_text())
 
-    def _started(self, name, process, values, reader=None, wait=True):
+    def _started(self, name, process, values, reader, wait):
         proxy = Proxy(name, process.pid, process, values["plain_port"], values["tls_port"], values["admin_port"], reader)
         if wait:
             for port in (proxy.plain_port, proxy.tls_port):
-                self.processes.wait_for_port(name if not reader else f"{name}-log", process, port)
+                self.processes.wait_for_port(f"{name}-log", process, port)
         return proxy
 
     def _values(self, name, settings):
@@ -123,24 +143,28 @@ class Bench:
             "upstream": f"127.0.0.1:{self.upstream_port}",
             "plain_port": self._port(), "tls_port": self._port(), "admin_port": self._port(),
             "certificate": inputs.certificate, "key": inputs.key, "certificate_and_key": inputs.certificate_and_key,
-            "keys": inputs.keys, "hashes": inputs.hashes, "nginx_keys": inputs.nginx_keys, "salt": inputs.salt,
+            "keys": inputs.keys, "hashes": inputs.hashes, "salt": inputs.salt, "nginx_users": inputs.nginx_users,
+            "haproxy_users": inputs.haproxy_users, "upstream_port": self.upstream_port,
             **settings,
         }
 
     def _config(self, name, template, values):
+        path = self.processes.folder / (name + (".json" if template.endswith(".json") else ".conf"))
+        path.write_text(self._filled(template, values))
+        return path
+
+    def _filled(self, template, values):
         text = (HERE / template).read_text()
         for key, value in values.items():
             text = text.replace("{" + key + "}", str(value))
-        path = self.processes.folder / f"{name}.conf"
-        path.write_text(text)
-        return path
+        return text
 
     def _port(self):
         self._next_port += 1
         return self._next_port
 
 
-def versions(binary):
+def versions(binary, newest):
     """Versions of the measured programs, the load generators and the machine, as (name, version)."""
     def first_line(*command):
         with contextlib.suppress(OSError):
@@ -151,9 +175,10 @@ def versions(binary):
     cpu = re.search(r"^model name\s*: (.*)$", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
     return [
         ("gateway", first_line(binary, "--version")),
-        ("nginx", first_line("nginx", "-v").removeprefix("nginx version: ")),
-        ("HAProxy", first_line("haproxy", "-v").split(" - ")[0]),
-        ("OpenSSL of both", first_line("openssl", "version").split(" (")[0]),
+        ("nginx", first_line(program_of(NGINX, newest), "-v").removeprefix("nginx version: ")),
+        ("HAProxy", first_line(program_of(HAPROXY, newest), "-v").split(" - ")[0]),
+        ("Envoy", first_line(program_of(ENVOY, newest), "--version")),
+        ("OpenSSL of the load generators", first_line("openssl", "version").split(" (")[0]),
         ("load", f"{first_line('wrk', '-v').split(' [')[0]}, {first_line('h2load', '--version')}"),
         ("kernel", first_line("uname", "-sr")),
         ("CPU", cpu[1] if cpu else "unknown"),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares the gateway with nginx and HAProxy on the same workload, and checks its targets.
+"""Compares the gateway with nginx, HAProxy and Envoy on the same workload, and checks its targets.
 
 The proxies are pinned to one core, load generator and upstream to the other. They are measured one after the other in each
 round. The metric is CPU time per request: it is stable on a noisy machine, where requests per second are not. All traffic
@@ -26,7 +26,8 @@ import tokens
 from cases import CASES
 from inputs import Inputs
 from processes import Processes, raise_descriptors
-from proxies import GATEWAY, OLD, PEERS, Bench, versions
+from proxies import ENVOY, GATEWAY, HAPROXY, NGINX, OLD, PEERS, Bench, program_of, versions
+from verify import verify
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SPECIAL = {"tokens-1m": tokens.measure, "idle": idle.measure, "stream-1g": stream.measure, "cold-start": start.measure,
@@ -40,7 +41,9 @@ def arguments():
     add("cases", nargs="*", metavar="CASE", help=f"default: all of them: {', '.join([*BY_NAME, *SPECIAL])}")
     add("--binary", type=pathlib.Path, default=ROOT / "target/trained/timbr-gateway", help="the gateway (%(default)s)")
     add("--compare", type=pathlib.Path, metavar="OLD_BINARY", help="a second gateway to compare with")
-    add("--no-peers", action="store_true", help="without nginx and HAProxy")
+    add("--no-peers", action="store_true", help="without the other proxies")
+    add("--system-peers", dest="newest", action="store_false",
+        help="nginx and HAProxy as the system has them, instead of the newest ones")
     add("--name", default="local", help="name of the results (%(default)s)")
     add("--rounds", type=int, default=5, help="rounds of each case (%(default)s)")
     add("--slice", type=float, default=3.0, help="seconds per proxy and round (%(default)s)")
@@ -62,8 +65,12 @@ def fitted(options):
         if not binary.is_file():
             raise SystemExit(f"error: {binary} is missing; build it with: make release")
     os.environ["PATH"] += ":/usr/sbin"
-    for program in ("gcc", "openssl", "wrk", "h2load", "curl", "nginx", "haproxy", "gnuplot"):
+    for program in ("gcc", "openssl", "wrk", "h2load", "curl", "gnuplot"):
         if not shutil.which(program):
+            raise SystemExit(f"error: {program} is missing; bench/setup installs it")
+    options.peers = [] if options.no_peers else [peer for peer in PEERS if options.newest or peer != ENVOY]
+    for program in (NGINX, HAPROXY, ENVOY):
+        if program in options.peers and not program_of(program, options.newest):
             raise SystemExit(f"error: {program} is missing; bench/setup installs it")
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
@@ -93,13 +100,15 @@ def main():
 
 
 def measure(options, processes):
-    facts = versions(options.binary)
+    facts = versions(options.binary, options.newest)
     for name, text in facts:
         print(f"{name}: {text}", flush=True)
     inputs = Inputs(processes.folder, options.keys)
     inputs.make_bearers(options.binary)
     bench = Bench(processes, inputs, options)
-    bench.start_all([GATEWAY] + ([OLD] if options.compare else []) + ([] if options.no_peers else PEERS))
+    bench.start_all([GATEWAY] + ([OLD] if options.compare else []) + options.peers)
+    for proxy in bench.running.values():
+        verify(bench, proxy)
 
     sections = []
     for name in options.cases or [*BY_NAME, *SPECIAL]:
@@ -128,7 +137,7 @@ def notes_of(bench, options):
         f"{options.rounds} rounds of {options.slice:g} s each, after a warm-up round; values are medians, ratios are "
         f"the median of each round's ratio, and a difference within 5 % is a tie",
         f"each proxy has {options.threads} worker{'s' if options.threads > 1 else ''} and knows {options.keys:,} keys; "
-        f"only the gateway writes an access log: {lines:,} lines were read, {dropped} dropped",
+        f"all write an access log to a pipe that is read; the gateway wrote {lines:,} lines and dropped {dropped}",
         f"the limit of open files is {options.descriptors:,}, of which a proxy may need two for each client",
     ]
 
