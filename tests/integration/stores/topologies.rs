@@ -10,17 +10,6 @@ use crate::support::wait_until;
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-fn gateways(fixture: &StoreFixture, upstream: &Upstream, options: &[(&str, &str)]) -> Vec<Gateway> {
-    let own = fixture.options();
-    let mut all: Vec<_> = own.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    all.extend(options);
-    let gateways: Vec<_> = (0..2).map(|_| Gateway::start(upstream.address(), &all)).collect();
-    for gateway in &gateways {
-        wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
-    }
-    gateways
-}
-
 fn query(gateway: &Gateway, token: &str) -> u16 {
     gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status
 }
@@ -32,22 +21,10 @@ fn login(gateway: &Gateway, user: &str) -> u16 {
 
 #[test]
 fn an_orderly_failover_loses_no_token() {
-    let StoreFixture::Sentinels(servers) = &StoreFixture::Sentinels(crate::support::redis::Sentinels::start()) else {
-        unreachable!()
-    };
+    let fixture = StoreFixture::Sentinels(crate::support::redis::Sentinels::start());
+    let StoreFixture::Sentinels(servers) = &fixture else { unreachable!() };
     let upstream = Upstream::start();
-    let own = [
-        ("STORE_KIND", "redis".to_owned()),
-        ("STORE_URLS", servers.urls()),
-        ("STORE_MODE", "sentinel".into()),
-        ("STORE_SENTINEL_MASTER", "main".into()),
-        ("STORE_TIMEOUT", "500ms".into()),
-    ];
-    let options: Vec<_> = own.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let (here, there) = (Gateway::start(upstream.address(), &options), Gateway::start(upstream.address(), &options));
-    for gateway in [&here, &there] {
-        wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
-    }
+    let [here, there] = fixture.gateways(&upstream, &[("STORE_TIMEOUT", "500ms")]);
     let (known, unknown) = (here.token_of("known", "secret"), there.token_of("unknown", "secret"));
     let before = servers.primary();
     let begin = Instant::now();
@@ -71,34 +48,21 @@ fn an_orderly_failover_loses_no_token() {
 
 #[test]
 fn a_killed_primary_is_replaced() {
-    let mut servers = crate::support::redis::Sentinels::start();
+    let mut fixture = StoreFixture::Sentinels(crate::support::redis::Sentinels::start());
     let upstream = Upstream::start();
-    let urls = servers.urls();
-    let options = [
-        ("STORE_KIND", "redis"),
-        ("STORE_URLS", urls.as_str()),
-        ("STORE_MODE", "sentinel"),
-        ("STORE_SENTINEL_MASTER", "main"),
-        ("STORE_TIMEOUT", "500ms"),
-    ];
-    let gateway = Gateway::start(upstream.address(), &options);
-    wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
+    let [gateway] = fixture.gateways(&upstream, &[("STORE_TIMEOUT", "500ms")]);
     let known = gateway.token_of("known", "secret");
-    let follower = |servers: &crate::support::redis::Sentinels| {
-        let primary = servers.primary();
-        servers.servers.iter().position(|server| server.port != primary).expect("the other one")
-    };
-    let other = follower(&servers);
-    wait_until("the follower has the token", || servers.servers[other].command::<u64>(&["DBSIZE"]) >= 2);
+    let StoreFixture::Sentinels(servers) = &mut fixture else { unreachable!() };
+    let primary = servers.primary();
+    wait_until("the follower has the token", || servers.servers[1 - primary].command::<u64>(&["DBSIZE"]) >= 2);
     let begin = Instant::now();
-    servers.servers[1 - other].kill();
+    servers.servers[primary].kill();
     wait_until("new tokens are made again", || {
         assert_eq!(query(&gateway, &known), 200, "a known token stays valid");
         login(&gateway, "new") == 200
     });
     println!("tokens are made again {:?} after the primary server was killed", begin.elapsed());
-    let fresh = Gateway::start(upstream.address(), &options);
-    wait_until("the store responds", || fresh.metric("timbr_gateway_store_up") == 1.0);
+    let [fresh] = fixture.gateways(&upstream, &[("STORE_TIMEOUT", "500ms")]);
     assert_eq!(query(&fresh, &known), 200, "the follower had the token");
 }
 
@@ -106,7 +70,7 @@ fn a_killed_primary_is_replaced() {
 fn known_tokens_survive_the_loss_of_a_cluster_node() {
     let mut fixture = StoreFixture::Cluster(crate::support::redis::Cluster::start());
     let upstream = Upstream::start();
-    let gateways = gateways(&fixture, &upstream, &[("STORE_TIMEOUT", "300ms")]);
+    let gateways: [_; 2] = fixture.gateways(&upstream, &[("STORE_TIMEOUT", "300ms")]);
     let tokens: Vec<_> = (0..12).map(|n| gateways[0].token_of(&format!("user-{n}"), "secret")).collect();
     assert!(tokens.iter().all(|token| query(&gateways[1], token) == 200));
     let StoreFixture::Cluster(servers) = &mut fixture else { unreachable!() };

@@ -7,7 +7,7 @@ use timbr_gateway::store::{Revocation, TokenEnd};
 
 use crate::support::client::Response;
 use crate::support::gateway::Gateway;
-use crate::support::redis::Redis;
+use crate::support::redis::{Cluster, Redis, Sentinels, server_pki};
 use crate::support::stores::StoreFixture;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
@@ -16,16 +16,51 @@ const JSON: (&str, &str) = ("Content-Type", "application/json");
 const EVENTS: &str = "timbr-gateway:events";
 const MARKS: &str = "timbr-gateway:marks";
 
-/// Gateways that share a Redis.
-fn gateways<const COUNT: usize>(redis: &Redis, upstream: &Upstream, options: &[(&str, &str)]) -> [Gateway; COUNT] {
-    let url = redis.url();
-    let own = [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("STORE_TIMEOUT", "2s")];
-    let all = [&own, options].concat();
-    let gateways = std::array::from_fn(|_| Gateway::start(upstream.address(), &all));
-    for gateway in &gateways {
-        wait_until("the store responds", || is_up(gateway));
+/// All checks for each kind in one test, because starting the servers takes longest.
+fn check(mut fixture: StoreFixture) {
+    let checks = [
+        replayed_events_neither_extend_tokens_nor_prevent_revocations,
+        an_older_mark_does_not_undo_a_revocation,
+        a_full_server_is_not_a_lost_one,
+        all_replicas_accept_the_token_of_a_login_after_keys_were_lost,
+        a_token_that_the_store_has_lost_is_restored_by_the_replica_that_knows_it,
+        an_idle_lifetime_applies_to_older_tokens,
+    ];
+    for check in checks {
+        check(&fixture);
+        fixture.command_all(&["FLUSHALL"]);
     }
-    gateways
+    an_empty_server_is_filled_again_without_rejections(&mut fixture);
+}
+
+#[test]
+fn one_server() {
+    check(StoreFixture::Redis(Redis::start()));
+}
+
+#[test]
+fn one_server_over_tls() {
+    check(StoreFixture::Redis(Redis::start_for(Some(&server_pki()), &[])));
+}
+
+#[test]
+fn sentinels() {
+    check(StoreFixture::Sentinels(Sentinels::start()));
+}
+
+#[test]
+fn sentinels_over_tls() {
+    check(StoreFixture::Sentinels(Sentinels::start_for(Some(&server_pki()))));
+}
+
+#[test]
+fn a_cluster() {
+    check(StoreFixture::Cluster(Cluster::start()));
+}
+
+#[test]
+fn a_cluster_over_tls() {
+    check(StoreFixture::Cluster(Cluster::start_for(Some(&server_pki()))));
 }
 
 fn is_up(gateway: &Gateway) -> bool {
@@ -40,10 +75,9 @@ fn status(gateway: &Gateway, token: &str) -> u16 {
     query(gateway, token).status
 }
 
-#[test]
-fn replayed_events_neither_extend_tokens_nor_prevent_revocations() {
-    let (redis, upstream) = (Redis::start(), Upstream::start());
-    let [gateway] = gateways(&redis, &upstream, &[("TOKENS_TTL", "1h")]);
+fn replayed_events_neither_extend_tokens_nor_prevent_revocations(fixture: &StoreFixture) {
+    let (redis, upstream) = (fixture.server_of(EVENTS), Upstream::start());
+    let [gateway] = fixture.gateways(&upstream, &[("TOKENS_TTL", "1h")]);
     gateway.token();
     gateway.revoke("{\"all\":true}");
     wait_until("the event is there", || redis.command::<u64>(&["ZCARD", EVENTS]) == 1);
@@ -68,10 +102,8 @@ fn replayed_events_neither_extend_tokens_nor_prevent_revocations() {
     wait_until("entries from the future are removed", || redis.command::<u64>(&["ZCARD", EVENTS]) <= 2);
 }
 
-#[test]
-fn an_older_mark_does_not_undo_a_revocation() {
-    let fixture = StoreFixture::Redis(Redis::start());
-    let StoreFixture::Redis(redis) = &fixture else { unreachable!() };
+fn an_older_mark_does_not_undo_a_revocation(fixture: &StoreFixture) {
+    let redis = fixture.server_of(MARKS);
     let replica = fixture.open();
     let user = timbr_gateway::base::user_name::UserName::parse(b"alice").expect("valid");
     let revoke = || replica.block_on(replica.store().revoke(Revocation::User(user.clone()))).expect("it responds");
@@ -79,16 +111,17 @@ fn an_older_mark_does_not_undo_a_revocation() {
     revoke();
     let old: Vec<Vec<u8>> = redis.command(&["HGETALL", MARKS]);
     let second = replica.mint("alice", 2).expect("minted");
-    let key = redis.command::<Vec<String>>(&["KEYS", "*t:*"]);
-    let values: Vec<Vec<u8>> = key.iter().map(|key| redis.command(&["GET", key])).collect();
+    let tokens = fixture.keys("*t:*").into_iter().map(|key| {
+        let value: Vec<u8> = fixture.server_of(&key).command(&["GET", &key]);
+        (key, value)
+    });
+    let tokens: Vec<_> = tokens.collect();
     revoke();
     assert_eq!(redis.command::<u64>(&["HLEN", MARKS]), 1, "one mark for each user");
     // The attacker restores the whole state from before the second revocation.
     let mut connection = redis.connect();
     let _: u64 = ::redis::cmd("HSET").arg((MARKS, &old[0], &old[1])).query(&mut connection).expect("set");
-    for (key, value) in key.iter().zip(values) {
-        let _: () = ::redis::cmd("SET").arg(key).arg(value).query(&mut connection).expect("set");
-    }
+    tokens.iter().for_each(|(key, value)| fixture.set(key, value));
     assert_eq!(replica.find(&second, 0).expect("it responds").err(), Some(TokenEnd::Revoked));
     // A mark that was moved to another field, or made up, is ignored.
     let _: u64 = ::redis::cmd("HSET").arg((MARKS, "elsewhere", &old[1])).query(&mut connection).expect("set");
@@ -97,22 +130,21 @@ fn an_older_mark_does_not_undo_a_revocation() {
     assert!(other.mint("bob", 3).is_ok());
     drop(other);
     // With a new connection, the replica that knows the later time writes it back.
-    let _: u64 = redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    fixture.command_all(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     wait_until("the mark is written again", || {
         let other = fixture.open();
         other.find(&second, 0).expect("it responds").err() == Some(TokenEnd::Revoked)
     });
 }
 
-#[test]
-fn a_full_server_is_not_a_lost_one() {
-    let (redis, upstream) = (Redis::start(), Upstream::start());
-    let [here, there] = gateways(&redis, &upstream, &[("TOKENS_FOREIGN", "reject")]);
+fn a_full_server_is_not_a_lost_one(fixture: &StoreFixture) {
+    let upstream = Upstream::start();
+    let [here, there] = fixture.gateways(&upstream, &[("TOKENS_FOREIGN", "reject")]);
     let tokens: Vec<_> = (0..98).map(|number| here.token_of(&format!("user-{number}"), "secret")).collect();
     let held: Vec<_> = (0..2).map(|number| there.token_of(&format!("held-{number}"), "secret")).collect();
     assert!(held.iter().all(|token| status(&here, token) == 200));
-    let _: String = redis.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
-    let _: String = redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    fixture.command_all(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    fixture.command_all(&["CONFIG", "SET", "maxmemory", "1"]);
     // A failure report, and a revocation, cannot be written.
     let stranger = format!("tk_{}", "0".repeat(56));
     assert_eq!(status(&there, &stranger), 401);
@@ -125,30 +157,26 @@ fn a_full_server_is_not_a_lost_one() {
         refused += usize::from(status(&there, token) != 200);
         assert!(is_up(&there) && is_up(&here));
     }
-    println!("{refused} of {} first uses of valid tokens were refused by a full server", tokens.len());
+    println!("{}: a full server refused {refused} of {} first uses of valid tokens", fixture.name(), tokens.len());
     assert_eq!(refused, 0);
-    let _: String = redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    fixture.command_all(&["CONFIG", "SET", "maxmemory", "0"]);
     wait_until("the revocation is published", || status(&there, &held[0]) == 401);
     assert_eq!(status(&there, &held[1]), 200);
-    let [fresh] = gateways(&redis, &upstream, &[]);
+    let [fresh] = fixture.gateways(&upstream, &[]);
     wait_until("it is known here, too", || query(&fresh, &held[0]).reason() == "token_revoked");
 }
 
-#[test]
-fn all_replicas_accept_the_token_of_a_login_after_keys_were_lost() {
-    let (redis, upstream) = (Redis::start(), Upstream::start());
-    let [here, there] = gateways(&redis, &upstream, &[]);
+fn all_replicas_accept_the_token_of_a_login_after_keys_were_lost(fixture: &StoreFixture) {
+    let upstream = Upstream::start();
+    let [here, there] = fixture.gateways(&upstream, &[]);
     let (mut refused, mut rounds) = (0, 0);
     for round in 0..10 {
         let user = format!("user-{round}");
         let first = here.token_of(&user, "secret");
         if round % 2 == 0 {
-            let _: String = redis.command(&["FLUSHALL"]);
+            fixture.command_all(&["FLUSHALL"]);
         } else {
-            let keys: Vec<String> = redis.command(&["KEYS", "timbr-gateway:[tl]:*"]);
-            for key in keys {
-                let _: u64 = redis.command(&["DEL", &key]);
-            }
+            fixture.lose_keys("timbr-gateway:[tl]:*");
         }
         // The login is told nothing that the other replica refuses.
         let again = here.token_of(&user, "secret");
@@ -156,48 +184,43 @@ fn all_replicas_accept_the_token_of_a_login_after_keys_were_lost() {
         rounds += 1;
         refused += usize::from(status(&there, &again) != 200);
     }
-    println!("{refused} of {rounds} tokens refused");
+    println!("{}: {refused} of {rounds} tokens refused after keys were lost", fixture.name());
     assert_eq!(refused, 0);
 }
 
-#[test]
-fn a_token_that_the_store_has_lost_is_restored_by_the_replica_that_knows_it() {
-    let (redis, upstream) = (Redis::start(), Upstream::start());
-    let [here, there] = gateways(&redis, &upstream, &[]);
+fn a_token_that_the_store_has_lost_is_restored_by_the_replica_that_knows_it(fixture: &StoreFixture) {
+    let upstream = Upstream::start();
+    let [here, there] = fixture.gateways(&upstream, &[]);
     let [kept, revoked] = ["kept", "revoked"].map(|user| here.token_of(user, "secret"));
     here.revoke("{\"user\":\"revoked\"}");
-    for key in redis.command::<Vec<String>>(&["KEYS", "timbr-gateway:t:*"]) {
-        let _: u64 = redis.command(&["DEL", &key]);
-    }
+    fixture.lose_keys("timbr-gateway:t:*");
     // Neither rejected nor accepted, as long as another replica may know it.
     let response = query(&there, &kept);
     let told = (response.status, response.reason(), response.header("retry-after").to_owned());
     assert_eq!(told, (503, "token_store_unavailable".into(), "1".into()));
     let begin = Instant::now();
     wait_until("the token is restored", || status(&there, &kept) == 200);
-    println!("restored after {:?}", begin.elapsed());
+    println!("{}: a lost token was restored after {:?}", fixture.name(), begin.elapsed());
     wait_until("the revoked one is known", || query(&there, &revoked).reason() == "token_revoked");
     // A token that no replica knows ends.
     drop(here);
     let lost = there.token_of("lost", "secret");
     drop(there);
-    let _: String = redis.command(&["FLUSHALL"]);
-    let [fresh] = gateways(&redis, &upstream, &[]);
+    fixture.command_all(&["FLUSHALL"]);
+    let [fresh] = fixture.gateways(&upstream, &[]);
     assert_eq!(status(&fresh, &lost), 503);
     wait_until("no replica has restored it", || query(&fresh, &lost).reason() == "token_expired");
 }
 
 /// `TOKENS=20000` gives the figure of docs/tokens.md.
-#[test]
-fn an_empty_server_is_filled_again_without_rejections() {
-    let count: usize = std::env::var("TOKENS").ok().and_then(|text| text.parse().ok()).unwrap_or(2000).min(20_000);
-    let mut redis = Redis::start();
+fn an_empty_server_is_filled_again_without_rejections(fixture: &mut StoreFixture) {
+    let count: usize = std::env::var("TOKENS").ok().and_then(|text| text.parse().ok()).unwrap_or(500).min(20_000);
     let upstream = Upstream::start();
-    let [here] = gateways(&redis, &upstream, &[("LIMITS_TOKENS_PER_ADDRESS", "0")]);
+    let [here] = fixture.gateways(&upstream, &[("LIMITS_TOKENS_PER_ADDRESS", "0")]);
     let tokens: Vec<_> = (0..count).map(|number| here.token_of(&format!("user-{number}"), "secret")).collect();
-    redis.restart();
+    fixture.restart_empty();
     let begin = Instant::now();
-    let [there] = gateways(&redis, &upstream, &[]);
+    let [there] = fixture.gateways(&upstream, &[]);
     let waited = std::cell::Cell::new(0);
     for token in tokens.iter().rev().step_by(count / 100) {
         wait_until("it is restored", || match status(&there, token) {
@@ -210,34 +233,28 @@ fn an_empty_server_is_filled_again_without_rejections() {
             other => panic!("{other}"),
         });
     }
-    wait_until("all are restored", || {
-        redis.command::<Vec<String>>(&["KEYS", "timbr-gateway:t:*"]).len() == tokens.len()
-    });
-    println!("{count} tokens restored after {:?}; {} requests were asked to try again", begin.elapsed(), waited.get());
+    wait_until("all are restored", || fixture.keys("timbr-gateway:t:*").len() == tokens.len());
+    let (name, time) = (fixture.name(), begin.elapsed());
+    println!("{name}: {count} tokens restored after {time:?}; {} requests were asked to try again", waited.get());
 }
 
-#[test]
-fn an_idle_lifetime_applies_to_older_tokens() {
-    let fixture = StoreFixture::Redis(Redis::start());
-    let StoreFixture::Redis(redis) = &fixture else { unreachable!() };
+fn an_idle_lifetime_applies_to_older_tokens(fixture: &StoreFixture) {
     let replica = fixture.open_with(&[("TOKENS_TTL", "1h")]);
     let (idle, used) = (replica.mint("idle", 1).expect("minted"), replica.mint("used", 2).expect("minted"));
     replica.close();
     // The idle one was last used long ago.
     let old = std::time::UNIX_EPOCH.elapsed().expect("after 1970") - Duration::from_secs(1200);
     let old = u64::try_from(old.as_millis()).expect("small").to_be_bytes();
-    let mut connection = redis.connect();
-    for key in redis.command::<Vec<String>>(&["KEYS", "timbr-gateway:t:*"]) {
-        let value: Vec<u8> = redis.command(&["GET", &key]);
-        let only_idle: Vec<u8> = [&old[..], &value[8..]].concat();
-        let _: () = ::redis::cmd("SET").arg((&key, only_idle)).query(&mut connection).expect("set");
+    for key in fixture.keys("timbr-gateway:t:*") {
+        let value: Vec<u8> = fixture.server_of(&key).command(&["GET", &key]);
+        fixture.set(&key, &[&old[..], &value[8..]].concat());
         let replica = fixture.open_with(&[("TOKENS_IDLE_TTL", "10m")]);
         let is_idle = !replica.lives(&idle);
         if !is_idle {
             // This was the other one.
             assert!(!replica.lives(&used));
         }
-        let _: () = ::redis::cmd("SET").arg((&key, value)).query(&mut connection).expect("set");
+        fixture.set(&key, &value);
         let replica = fixture.open_with(&[("TOKENS_IDLE_TTL", "10m")]);
         assert!(replica.lives(&idle) && replica.lives(&used));
     }

@@ -2,9 +2,11 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use redis::{Client, Connection, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 
+use crate::support::pki::Pki;
 use crate::support::wait_until;
 
 /// A running server. Killed when dropped.
@@ -12,7 +14,29 @@ pub struct Redis {
     child: Option<Child>,
     arguments: Vec<String>,
     pub port: u16,
+    /// The port for clients that use TLS, besides `port`, by which tests control the server.
+    tls: Option<(u16, Arc<Pki>)>,
     _folder: tempfile::TempDir,
+}
+
+/// A certificate authority that has issued a certificate for servers on this machine.
+pub fn server_pki() -> Arc<Pki> {
+    let pki = Pki::new();
+    pki.issue_as("server", &["localhost", "127.0.0.1"]);
+    Arc::new(pki)
+}
+
+/// The options of a server or Sentinel that uses TLS for clients and for its peers.
+fn tls_options(port: u16, pki: &Pki) -> Vec<(&'static str, String)> {
+    let file = |name: &str| pki.folder().join(name).to_str().expect("text").to_owned();
+    vec![
+        ("tls-port", port.to_string()),
+        ("tls-cert-file", file("server.crt")),
+        ("tls-key-file", file("server.key")),
+        ("tls-ca-cert-file", pki.ca_file().to_str().expect("text").to_owned()),
+        ("tls-auth-clients", "no".to_owned()),
+        ("tls-replication", "yes".to_owned()),
+    ]
 }
 
 impl Redis {
@@ -23,13 +47,17 @@ impl Redis {
 
     /// With more options, such as `["--requirepass", "x"]`.
     pub fn start_with(options: &[&str]) -> Redis {
-        let redis = Redis::launch(options);
+        Redis::start_for(None, options)
+    }
+
+    /// With TLS for its clients, if there is an authority.
+    pub fn start_for(pki: Option<&Arc<Pki>>, options: &[&str]) -> Redis {
+        let redis = Redis::launch(pki, options);
         wait_until("redis-server responds", || redis.try_connect().is_some());
         redis
     }
 
-    /// Does not wait until the server responds: it may require a password or TLS.
-    pub fn launch(options: &[&str]) -> Redis {
+    fn launch(pki: Option<&Arc<Pki>>, options: &[&str]) -> Redis {
         let folder = tempfile::tempdir().expect("a folder");
         let port = free_port();
         let dir = folder.path().to_str().expect("text").to_owned();
@@ -41,7 +69,11 @@ impl Redis {
             arguments.extend(["--port".to_owned(), port.to_string()]);
         }
         arguments.extend(options.iter().map(ToString::to_string));
-        let mut redis = Redis { child: None, arguments, port, _folder: folder };
+        let tls = pki.map(|pki| (free_port(), Arc::clone(pki)));
+        for (name, value) in tls.iter().flat_map(|(port, pki)| tls_options(*port, pki)) {
+            arguments.extend([format!("--{name}"), value]);
+        }
+        let mut redis = Redis { child: None, arguments, port, tls, _folder: folder };
         redis.run();
         redis
     }
@@ -51,7 +83,20 @@ impl Redis {
     }
 
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        match &self.tls {
+            Some((port, _)) => format!("rediss://localhost:{port}"),
+            None => format!("redis://127.0.0.1:{}", self.port),
+        }
+    }
+
+    /// The port for its clients and its peers.
+    pub fn client_port(&self) -> u16 {
+        self.tls.as_ref().map_or(self.port, |(port, _)| *port)
+    }
+
+    /// The authority of its certificate, if it uses TLS.
+    pub fn pki(&self) -> Option<&Pki> {
+        self.tls.as_ref().map(|(_, pki)| &**pki)
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -184,13 +229,17 @@ pub struct Sentinels {
 
 impl Sentinels {
     pub fn start() -> Sentinels {
-        let first = Redis::start();
-        let port = first.port.to_string();
-        let second = Redis::start_with(&["--replicaof", "127.0.0.1", &port]);
+        Sentinels::start_for(None)
+    }
+
+    pub fn start_for(pki: Option<&Arc<Pki>>) -> Sentinels {
+        let first = Redis::start_for(pki, &[]);
+        let port = first.client_port();
+        let second = Redis::start_for(pki, &["--replicaof", "127.0.0.1", &port.to_string()]);
         wait_until("the follower replicates", || {
             second.command::<String>(&["INFO", "replication"]).contains("master_link_status:up")
         });
-        let sentinels: Vec<_> = (0..3).map(|_| sentinel(first.port)).collect();
+        let sentinels: Vec<_> = (0..3).map(|_| sentinel(pki, port)).collect();
         wait_until("the Sentinels know each other and the follower", || {
             sentinels.iter().all(|sentinel| {
                 let known: Vec<Vec<String>> = sentinel.command(&["SENTINEL", "SENTINELS", "main"]);
@@ -212,25 +261,40 @@ impl Sentinels {
         wait_until("the follower has become the primary server", || self.primary() != before);
     }
 
-    /// The port of the primary server, according to the Sentinels.
-    pub fn primary(&self) -> u16 {
+    /// The position of the primary server, according to the Sentinels.
+    pub fn primary(&self) -> usize {
         let address: Vec<String> = self.sentinels[0].command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
-        address[1].parse().expect("a port")
+        let port: u16 = address[1].parse().expect("a port");
+        self.servers.iter().position(|server| server.client_port() == port).expect("one of them")
+    }
+
+    /// Restarts the primary server without its data. The Sentinels do not notice it, as it is too short.
+    pub fn restart_primary(&mut self) {
+        for sentinel in &self.sentinels {
+            let _: String = sentinel.command(&["SENTINEL", "SET", "main", "down-after-milliseconds", "60000"]);
+        }
+        let primary = self.primary();
+        self.servers[primary].restart();
     }
 }
 
-fn sentinel(primary: u16) -> Redis {
+fn sentinel(pki: Option<&Arc<Pki>>, primary: u16) -> Redis {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("sentinel.conf");
     let port = free_port();
+    let tls = pki.map(|pki| (free_port(), Arc::clone(pki)));
     let dir = folder.path().display();
-    let text = format!(
-        "port {port}\nbind 127.0.0.1\ndir {dir}\nsentinel monitor main 127.0.0.1 {primary} 2\n\
-         sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+    let mut text = format!("port {port}\nbind 127.0.0.1\ndir {dir}\n");
+    for (name, value) in tls.iter().flat_map(|(port, pki)| tls_options(*port, pki)) {
+        text += &format!("{name} {value}\n");
+    }
+    text += &format!(
+        "sentinel monitor main 127.0.0.1 {primary} 2\nsentinel down-after-milliseconds main 500\n\
+         sentinel failover-timeout main 3000\n"
     );
     std::fs::write(&file, text).expect("written");
     let arguments = vec![file.to_str().expect("text").to_owned(), "--sentinel".to_owned()];
-    let mut sentinel = Redis { child: None, arguments, port, _folder: folder };
+    let mut sentinel = Redis { child: None, arguments, port, tls, _folder: folder };
     sentinel.run();
     wait_until("a Sentinel responds", || sentinel.try_connect().is_some());
     sentinel
@@ -239,27 +303,53 @@ fn sentinel(primary: u16) -> Redis {
 /// Three nodes that share all slots.
 pub struct Cluster(pub Vec<Redis>);
 
+/// The first and the last slot of each node.
+const SLOTS: [(u16, u16); 3] = [(0, 5461), (5462, 10_922), (10_923, 16_383)];
+
 impl Cluster {
     pub fn start() -> Cluster {
-        let servers: Vec<_> = (0..3)
-            .map(|_| Redis::start_with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]))
-            .collect();
-        for (server, slots) in servers.iter().zip([("0", "5461"), ("5462", "10922"), ("10923", "16383")]) {
-            let _: String = server.command(&["CLUSTER", "ADDSLOTSRANGE", slots.0, slots.1]);
+        Cluster::start_for(None)
+    }
+
+    pub fn start_for(pki: Option<&Arc<Pki>>) -> Cluster {
+        let tls = if pki.is_some() { "yes" } else { "no" };
+        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--tls-cluster", tls];
+        let servers: Vec<_> = SLOTS.iter().map(|_| Redis::start_for(pki, &options)).collect();
+        for (server, (first, last)) in servers.iter().zip(SLOTS) {
+            let _: String = server.command(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
         }
         for server in &servers[1..] {
-            let _: String = servers[0].command(&["CLUSTER", "MEET", "127.0.0.1", &server.port.to_string()]);
+            let port = server.client_port().to_string();
+            let _: String = servers[0].command(&["CLUSTER", "MEET", "127.0.0.1", &port]);
         }
+        let cluster = Cluster(servers);
+        cluster.wait_until_complete();
+        cluster
+    }
+
+    fn wait_until_complete(&self) {
         wait_until("the cluster is complete", || {
-            servers.iter().all(|server| {
+            self.0.iter().all(|server| {
                 let info: String = server.command(&["CLUSTER", "INFO"]);
                 info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
             })
         });
-        Cluster(servers)
     }
 
     pub fn urls(&self) -> String {
         self.0.iter().map(Redis::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// The node that has this key.
+    pub fn node_of(&self, key: &str) -> &Redis {
+        let slot: u16 = self.0[0].command(&["CLUSTER", "KEYSLOT", key]);
+        let node = SLOTS.iter().position(|(_, last)| slot <= *last).expect("all slots have a node");
+        &self.0[node]
+    }
+
+    /// Restarts all nodes without their data.
+    pub fn restart(&mut self) {
+        self.0.iter_mut().for_each(Redis::restart);
+        self.wait_until_complete();
     }
 }

@@ -16,18 +16,17 @@ use timbr_gateway::store::{
 };
 
 use crate::support::bearer::SALT;
+use crate::support::gateway::Gateway;
 use crate::support::pki::Pki;
-use crate::support::redis::{Cluster, Redis, Sentinels, free_port};
+use crate::support::redis::{Cluster, Redis, Sentinels, server_pki};
+use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
 /// The servers or files of a store. Removed when dropped.
-#[expect(clippy::large_enum_variant, reason = "a test has one of them")]
 pub enum StoreFixture {
     Memory,
     File(tempfile::TempDir),
     Redis(Redis),
-    /// The same over TLS, at the second port.
-    Tls(Redis, u16, Pki),
     Sentinels(Sentinels),
     Cluster(Cluster),
 }
@@ -40,57 +39,85 @@ impl StoreFixture {
             StoreFixture::Memory,
             StoreFixture::File(folder),
             StoreFixture::Redis(Redis::start()),
-            StoreFixture::tls(),
+            StoreFixture::Redis(Redis::start_for(Some(&server_pki()), &[])),
             StoreFixture::Sentinels(Sentinels::start()),
             StoreFixture::Cluster(Cluster::start()),
         ]
     }
 
-    fn tls() -> StoreFixture {
-        let (pki, port) = (Pki::new(), free_port());
-        let (certificate, key) = pki.issue("localhost");
-        let files = [certificate, key, pki.ca_file()].map(|path| path.to_str().expect("text").to_owned());
-        let redis = Redis::start_with(&[
-            "--tls-port",
-            &port.to_string(),
-            "--tls-cert-file",
-            &files[0],
-            "--tls-key-file",
-            &files[1],
-            "--tls-ca-cert-file",
-            &files[2],
-            "--tls-auth-clients",
-            "no",
-        ]);
-        StoreFixture::Tls(redis, port, pki)
+    /// The Redis servers that accept writes.
+    pub fn servers(&self) -> Vec<&Redis> {
+        match self {
+            StoreFixture::Memory | StoreFixture::File(_) => vec![],
+            StoreFixture::Redis(server) => vec![server],
+            StoreFixture::Sentinels(all) => vec![&all.servers[all.primary()]],
+            StoreFixture::Cluster(all) => all.0.iter().collect(),
+        }
+    }
+
+    /// The Redis server that has this key.
+    pub fn server_of(&self, key: &str) -> &Redis {
+        match self {
+            StoreFixture::Cluster(all) => all.node_of(key),
+            other => other.servers()[0],
+        }
+    }
+
+    /// The names of all keys that match.
+    pub fn keys(&self, pattern: &str) -> Vec<String> {
+        self.servers().iter().flat_map(|server| server.command::<Vec<String>>(&["KEYS", pattern])).collect()
     }
 
     /// Deletes the keys that match, as an eviction or a loss of data does. The connections stay open.
     pub fn lose_keys(&self, pattern: &str) {
-        let servers: Vec<&Redis> = match self {
-            StoreFixture::Memory | StoreFixture::File(_) => vec![],
-            StoreFixture::Redis(server) | StoreFixture::Tls(server, ..) => vec![server],
-            StoreFixture::Sentinels(all) => {
-                let primary = all.primary();
-                all.servers.iter().filter(|server| server.port == primary).collect()
-            }
-            StoreFixture::Cluster(all) => all.0.iter().collect(),
-        };
-        for server in servers {
-            for key in server.command::<Vec<String>>(&["KEYS", pattern]) {
-                let _: u64 = server.command(&["DEL", &key]);
-            }
+        for key in self.keys(pattern) {
+            let _: u64 = self.server_of(&key).command(&["DEL", &key]);
+        }
+    }
+
+    /// Writes a value without an expiry.
+    pub fn set(&self, key: &str, value: &[u8]) {
+        let mut connection = self.server_of(key).connect();
+        let _: () = ::redis::cmd("SET").arg((key, value)).query(&mut connection).expect("set");
+    }
+
+    /// Sends a command to each server.
+    pub fn command_all(&self, words: &[&str]) {
+        for server in self.servers() {
+            let _: ::redis::Value = server.command(words);
+        }
+    }
+
+    /// Restarts the Redis servers without their data.
+    pub fn restart_empty(&mut self) {
+        match self {
+            StoreFixture::Memory | StoreFixture::File(_) => {}
+            StoreFixture::Redis(server) => server.restart(),
+            StoreFixture::Sentinels(all) => all.restart_primary(),
+            StoreFixture::Cluster(all) => all.restart(),
+        }
+    }
+
+    /// The authority of the servers' certificates, if they use TLS.
+    fn pki(&self) -> Option<&Pki> {
+        match self {
+            StoreFixture::Memory | StoreFixture::File(_) => None,
+            StoreFixture::Redis(server) => server.pki(),
+            StoreFixture::Sentinels(all) => all.servers[0].pki(),
+            StoreFixture::Cluster(all) => all.0[0].pki(),
         }
     }
 
     pub fn name(&self) -> &'static str {
-        match self {
-            StoreFixture::Memory => "memory",
-            StoreFixture::File(_) => "file",
-            StoreFixture::Redis(_) => "redis",
-            StoreFixture::Tls(..) => "tls",
-            StoreFixture::Sentinels(_) => "sentinel",
-            StoreFixture::Cluster(_) => "cluster",
+        match (self, self.pki().is_some()) {
+            (StoreFixture::Memory, _) => "memory",
+            (StoreFixture::File(_), _) => "file",
+            (StoreFixture::Redis(_), false) => "redis",
+            (StoreFixture::Redis(_), true) => "redis over TLS",
+            (StoreFixture::Sentinels(_), false) => "sentinel",
+            (StoreFixture::Sentinels(_), true) => "sentinel over TLS",
+            (StoreFixture::Cluster(_), false) => "cluster",
+            (StoreFixture::Cluster(_), true) => "cluster over TLS",
         }
     }
 
@@ -106,29 +133,35 @@ impl StoreFixture {
 
     /// The options for this store, as environment variables without the prefix `TIMBR_GATEWAY_`.
     pub fn options(&self) -> Vec<(&'static str, String)> {
-        let redis = |urls: String| vec![("STORE_KIND", "redis".into()), ("STORE_URLS", urls)];
-        // Many tests run at the same time on few cores.
-        let patient = ("STORE_TIMEOUT", "2s".to_owned());
-        match self {
-            StoreFixture::Memory => vec![],
+        let (urls, mode) = match self {
+            StoreFixture::Memory => return vec![],
             StoreFixture::File(_) => {
-                vec![("STORE_KIND", "file".into()), ("STORE_PATH", self.path().to_str().expect("text").into())]
+                return vec![("STORE_KIND", "file".into()), ("STORE_PATH", self.path().to_str().expect("text").into())];
             }
-            StoreFixture::Redis(server) => [redis(server.url()), vec![patient]].concat(),
-            StoreFixture::Tls(_, port, pki) => [
-                redis(format!("rediss://localhost:{port}")),
-                vec![("STORE_CA_FILE", pki.ca_file().to_str().expect("text").into()), patient],
-            ]
-            .concat(),
-            StoreFixture::Sentinels(servers) => [
-                redis(servers.urls()),
-                vec![("STORE_MODE", "sentinel".into()), ("STORE_SENTINEL_MASTER", "main".into()), patient],
-            ]
-            .concat(),
-            StoreFixture::Cluster(servers) => {
-                [redis(servers.urls()), vec![("STORE_MODE", "cluster".into()), patient]].concat()
+            StoreFixture::Redis(server) => (server.url(), &[][..]),
+            StoreFixture::Sentinels(servers) => {
+                (servers.urls(), &[("STORE_MODE", "sentinel"), ("STORE_SENTINEL_MASTER", "main")][..])
             }
+            StoreFixture::Cluster(servers) => (servers.urls(), &[("STORE_MODE", "cluster")][..]),
+        };
+        // Many tests run at the same time on few cores.
+        let mut options =
+            vec![("STORE_KIND", "redis".to_owned()), ("STORE_URLS", urls), ("STORE_TIMEOUT", "2s".to_owned())];
+        options.extend(mode.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        options.extend(self.pki().map(|pki| ("STORE_CA_FILE", pki.ca_file().to_str().expect("text").to_owned())));
+        options
+    }
+
+    /// Gateways that share the store.
+    pub fn gateways<const COUNT: usize>(&self, upstream: &Upstream, options: &[(&str, &str)]) -> [Gateway; COUNT] {
+        let own = self.options();
+        let mut all: Vec<_> = own.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        all.extend(options);
+        let gateways = std::array::from_fn(|_| Gateway::start(upstream.address(), &all));
+        for gateway in &gateways {
+            wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
         }
+        gateways
     }
 
     /// A replica with default options.
