@@ -124,6 +124,47 @@ fn the_error_catalogue_is_the_table_of_rejections() {
     assert_generated("docs/errors.md", "errors", &text);
 }
 
+/// Pages with tables whose last column names tests.
+#[test]
+fn every_test_that_a_page_names_exists() {
+    for page in ["SECURITY.md", "docs/attacks.md"] {
+        let text = std::fs::read_to_string(repository().join(page)).expect("the page");
+        let (mut is_in_table, mut count) = (false, 0);
+        for line in text.lines() {
+            let last = line.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+            is_in_table = line.starts_with('|') && (is_in_table || last == "test");
+            for name in last.split('`').skip(1).step_by(2).filter(|_| is_in_table) {
+                assert!(has_test(name), "{page} names {name}, which does not exist");
+                count += 1;
+            }
+        }
+        assert!(count > 10, "{page}: {count}");
+    }
+    assert!(!has_test("stores::nothing") && !has_test("get_token::nothing") && !has_test("tests/e2e/nothing.py"));
+}
+
+/// Whether this is a file, or a module or function of the integration tests or of the source.
+fn has_test(name: &str) -> bool {
+    if name.contains('/') {
+        return repository().join(name).exists();
+    }
+    ["tests/integration", "src"].iter().any(|root| {
+        let mut place = repository().join(root);
+        let mut parts = name.split("::").peekable();
+        while let Some(part) = parts.next() {
+            let (folder, file) = (place.join(part), place.join(format!("{part}.rs")));
+            if !folder.is_dir() && !file.is_file() {
+                let file = if place.is_dir() { place.join("mod.rs") } else { place };
+                let text = std::fs::read_to_string(file).unwrap_or_default();
+                let items = [format!("fn {part}("), format!("mod {part} {{")];
+                return parts.peek().is_none() && items.iter().any(|item| text.contains(item));
+            }
+            place = if folder.is_dir() { folder } else { file };
+        }
+        true
+    })
+}
+
 #[test]
 fn the_request_path_shows_the_status_codes_of_each_phase() {
     let examples = Rejection::examples();
