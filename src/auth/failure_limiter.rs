@@ -7,6 +7,9 @@
 //! A check of a credential charges its buckets before it starts, and is refunded if the credential is right. So
 //! concurrent checks cannot exceed a limit, whatever their number, and right credentials never fill a bucket.
 //!
+//! Replicas that share a store report what they count to each other, a moment later. So N replicas may admit N times the
+//! limit at once; what exceeds the limit then has to drain first, so that there is one limit in the long run.
+//!
 //! SECURITY: there is no bucket per user alone: any client could fill it and lock the user out. Passwords have separate
 //! buckets because only clients with the salt can try them. Otherwise a client without the salt could block the logins
 //! of all users behind the same address, such as that of a load balancer.
@@ -46,7 +49,7 @@ pub struct FailureLimiter {
     clock: Clock,
 }
 
-/// Reports a failure to other replicas.
+/// Reports a failure, or a new token, to other replicas.
 pub type PublishFailure = Box<dyn Fn(CredentialFailure) + Send + Sync>;
 
 /// Too many failures; the next attempt can succeed after this time.
@@ -96,7 +99,7 @@ const KEY_FAILURES: u8 = 0;
 const PASSWORD_FAILURES: u8 = 1;
 const USER_FAILURES: u8 = 2;
 
-/// The new tokens of an address. Each replica counts its own.
+/// The new tokens of an address.
 const NEW_TOKENS: u8 = 3;
 
 /// The right to start one check. Dropping it gives it back.
@@ -147,11 +150,12 @@ impl FailureLimiter {
         Attempt { limiter: Arc::clone(self), address_bucket: address, user_bucket: None }
     }
 
-    /// Counts a failure that a different replica reported.
+    /// Counts a failure, or a new token, that a different replica reported.
     pub fn count_remote_failure(&self, failure: CredentialFailure) {
         let rate = match failure.kind {
             KEY_FAILURES | PASSWORD_FAILURES => self.address_rate,
             USER_FAILURES => self.user_rate,
+            NEW_TOKENS => self.token_rate,
             // From a newer version, which counts it in its own buckets.
             _ => None,
         };
@@ -198,9 +202,7 @@ impl FailureLimiter {
         if has_failed {
             shard.add_failure(bucket, rate, now);
             drop(shard);
-            if kind != NEW_TOKENS {
-                (self.publish)(CredentialFailure { kind, bucket });
-            }
+            (self.publish)(CredentialFailure { kind, bucket });
         }
     }
 
@@ -463,7 +465,7 @@ mod tests {
             let other = Arc::clone(&other);
             Box::new(move |failure| other.count_remote_failure(failure))
         };
-        let limits = FailureLimits { per_address: 10, per_user: 3, new_tokens: 0 };
+        let limits = FailureLimits { per_address: 10, per_user: 3, new_tokens: 2 };
         let limiter = Arc::new(FailureLimiter::new(limits, &[7; 32], publish, Clock::manual(0)));
         let at = |limiter: &Arc<FailureLimiter>| limiter.begin_attempt(address("192.0.2.1"));
         assert_eq!(failures_until_limit(&at(&limiter).for_user(&user("alice"))), 3);
@@ -472,6 +474,8 @@ mod tests {
         assert_eq!(failures_until_limit(&at(&other)), 0);
         assert_eq!(failures_until_limit(&at(&other).for_user(&user("bob"))), 3);
         assert_eq!(failures_until_limit(&other.begin_attempt(address("192.0.2.2"))), 10);
+        let new_tokens = |attempt: &Attempt| (0..9).take_while(|_| attempt.record_new_token().is_ok()).count();
+        assert_eq!((new_tokens(&at(&limiter)), new_tokens(&at(&other))), (2, 1), "the other one allows 3");
     }
 
     #[test]
@@ -518,14 +522,22 @@ mod tests {
     }
 
     #[test]
-    fn failures_of_several_replicas_do_not_overfill_a_bucket() {
+    fn failures_that_several_replicas_admitted_at_once_drain_before_the_next() {
         let (limiter, clock) = limiter(10, 0);
         let attempt = limiter.begin_attempt(address("192.0.2.1"));
         let failure = CredentialFailure { kind: KEY_FAILURES, bucket: attempt.address_bucket };
-        (0..100).for_each(|_| limiter.count_remote_failure(failure));
+        let report = |count| (0..count).for_each(|_| limiter.count_remote_failure(failure));
+        assert_eq!(failures_until_limit(&attempt), 10);
+        report(20);
+        assert_eq!(attempt.record_failure(), Err(TooManyFailures(2 * PERIOD + PERIOD / 10)), "three replicas");
+        clock.advance(2 * PERIOD);
         assert!(attempt.record_failure().is_err());
         clock.advance(PERIOD / 10);
-        assert!(attempt.record_failure().is_ok());
+        assert_eq!(failures_until_limit(&attempt), 1);
+        report(1000);
+        assert_eq!(attempt.record_failure(), Err(TooManyFailures(9 * PERIOD + PERIOD / 10)), "at most ten");
+        clock.advance(10 * PERIOD);
+        assert_eq!(failures_until_limit(&attempt), 10);
     }
 
     #[test]
@@ -549,7 +561,8 @@ mod tests {
         }
         assert!(bucket_count() <= 2 * SHARDS * MAX_BUCKETS_PER_GENERATION, "{}", bucket_count());
         assert!(busy.record_failure().is_err());
-        clock.advance(PERIOD);
+        // It is overfull by the ten failures that were reported.
+        clock.advance(2 * PERIOD);
         limiter.sweep();
         assert_eq!(bucket_count(), 0);
     }

@@ -107,7 +107,7 @@ pub enum StoreStartError {
     Thread(#[source] std::io::Error),
 }
 
-/// A wrong credential, which replicas report to each other.
+/// A wrong credential or a new token, which replicas report to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CredentialFailure {
     /// The limit that it counts toward.

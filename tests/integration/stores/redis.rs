@@ -28,9 +28,11 @@ fn a_dump_contains_no_credentials_and_no_users() {
     wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
     let token = gateway.token_of("somebody-by-name", "password-of-somebody");
     gateway.revoke("{\"user\":\"somebody-by-name\"}");
+    let published = || redis.command::<u64>(&["ZCARD", "timbr-gateway:attempts"]);
+    wait_until("the new token is published", || published() == 1);
     let wrong = format!("Bearer {}", bearer("x", "y").replace('A', "B"));
     gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &wrong)], b"");
-    wait_until("the failure is published", || redis.command::<u64>(&["ZCARD", "timbr-gateway:attempts"]) == 1);
+    wait_until("the failure is published", || published() == 2);
     wait_until("the salt's use is published", || redis.command::<Vec<String>>(&["KEYS", "*salt:*"]).len() == 1);
     let all = redis.everything();
     assert!(
