@@ -43,7 +43,7 @@ return found";
 /// Replicas that were disconnected for longer read the marks again.
 const CHANGE_RETENTION: Duration = Duration::from_secs(3600);
 
-/// Older failures no longer count toward any limit.
+/// A replica that starts does not count older failures: a limit is per minute.
 const FAILURE_RETENTION: Duration = Duration::from_secs(60);
 
 /// A clock of a server that is set back by less than this hides no change.
