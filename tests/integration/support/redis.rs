@@ -52,12 +52,17 @@ impl Redis {
 
     /// With TLS for its clients, if there is an authority.
     pub fn start_for(pki: Option<&Arc<Pki>>, options: &[&str]) -> Redis {
-        let redis = Redis::launch(pki, options);
+        let redis = Redis::launch_for(pki, options);
         wait_until("redis-server responds", || redis.try_connect().is_some());
         redis
     }
 
-    fn launch(pki: Option<&Arc<Pki>>, options: &[&str]) -> Redis {
+    /// Does not wait until the server responds: it may require a password.
+    pub fn launch(options: &[&str]) -> Redis {
+        Redis::launch_for(None, options)
+    }
+
+    fn launch_for(pki: Option<&Arc<Pki>>, options: &[&str]) -> Redis {
         let folder = tempfile::tempdir().expect("a folder");
         let port = free_port();
         let dir = folder.path().to_str().expect("text").to_owned();
