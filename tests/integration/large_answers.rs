@@ -103,7 +103,7 @@ fn pipes_are_limited_and_released() {
     let size = 2 * MIB;
     let (upstream, hold) = holding_backend(size);
     let program = Program::start(upstream.address(), &[]);
-    let before = program.descriptors();
+    let before = program.settled_descriptors();
     let token = program.token();
     wait_until("its connection is closed", || program.descriptors() == before);
     let mut clients = vec![begun(program.http, &token, size)];
@@ -130,7 +130,7 @@ fn a_disconnected_client_releases_its_pipe_and_query() {
         AfterRequest::Close
     });
     let program = Program::start(upstream.address(), &[]);
-    let before = program.descriptors();
+    let before = program.settled_descriptors();
     let token = program.token();
     let mut client = Client::connect(program.http);
     ask(&mut client, &token);
@@ -241,7 +241,7 @@ fn a_disconnect_is_detected_while_the_backend_pauses() {
         AfterRequest::Close
     });
     let program = Program::start(upstream.address(), &[]);
-    let before = program.descriptors();
+    let before = program.settled_descriptors();
     let token = program.token();
     drop(begun(program.http, &token, 2 * MIB));
     assert!(is_gone.recv_timeout(TIMEOUT).expect("it was notified"), "the query was not given up");
@@ -254,7 +254,7 @@ fn tls_uses_no_pipe() {
     let size = 2 * MIB;
     let (upstream, hold) = holding_backend(size);
     let program = Program::start(upstream.address(), &[]);
-    let before = program.descriptors();
+    let before = program.settled_descriptors();
     let token = program.token();
     wait_until("its connection is closed", || program.descriptors() == before);
     let mut client = tls_stream(program.https, &program.authority_pem, &["http/1.1"]);

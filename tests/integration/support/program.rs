@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -145,6 +145,19 @@ impl Program {
     /// The number of open descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs").count()
+    }
+
+    /// The number of open descriptors once it has stayed the same for half a second: connections of the start are closed.
+    pub fn settled_descriptors(&self) -> usize {
+        let mut settled = (self.descriptors(), Instant::now());
+        while settled.1.elapsed() < Duration::from_millis(500) {
+            std::thread::sleep(Duration::from_millis(10));
+            let now = self.descriptors();
+            if now != settled.0 {
+                settled = (now, Instant::now());
+            }
+        }
+        settled.0
     }
 
     /// Waits until the program has exited.
