@@ -125,12 +125,12 @@ impl ConfigReloader {
         }
     }
 
-    fn changed_files(&self) -> Option<FileStamps> {
+    fn changed_files(&mut self) -> Option<FileStamps> {
         if self.failed_at.is_some_and(|at| at.elapsed() < RETRY_INTERVAL) {
             return None;
         }
         let files = self.source.as_ref()?.active.files();
-        self.watch.changed(files.iter().map(PathBuf::as_path))
+        self.watch.changed_before(files.iter().map(PathBuf::as_path))
     }
 
     fn load(&mut self, trigger: Trigger) -> ReloadOutcome {

@@ -16,6 +16,7 @@ const REMINDER_INTERVAL: Duration = Duration::from_secs(10 * 60);
 type FileStamp = (u64, u64, u64, [i64; 4]);
 
 /// The versions of some files at one moment.
+#[derive(Clone)]
 pub struct FileStamps {
     /// `None` if one of them cannot be accessed.
     files: Option<Vec<FileStamp>>,
@@ -26,6 +27,8 @@ pub struct FileStamps {
 #[derive(Default)]
 pub struct FileWatch {
     seen: Option<Vec<FileStamp>>,
+    /// What the last call of [`FileWatch::changed_before`] has found.
+    last_found: Option<FileStamps>,
     failure: Option<(String, Instant)>,
 }
 
@@ -35,6 +38,14 @@ impl FileWatch {
         let stamps = FileStamps::capture(paths);
         let same = stamps.files.is_some() && stamps.files == self.seen;
         (!same).then_some(stamps)
+    }
+
+    /// As [`FileWatch::changed`], but only if the versions are those of the call before: a file that is being written may
+    /// be valid half-way.
+    pub fn changed_before<'a>(&mut self, paths: impl Iterator<Item = &'a Path>) -> Option<FileStamps> {
+        let stamps = self.changed(paths)?;
+        let last = self.last_found.replace(stamps.clone());
+        last.is_some_and(|last| last.files == stamps.files).then_some(stamps)
     }
 
     /// Call this after the files were read successfully. `stamps` must have been taken before reading, so that a change
@@ -111,6 +122,21 @@ mod tests {
         assert!(watch.changed([&*link].into_iter()).is_some(), "it cannot be looked at");
         std::os::unix::fs::symlink(at("two"), &link).expect("linked");
         assert!(watch.changed([&*link].into_iter()).is_some());
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_not_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        let mut watch = FileWatch::default();
+        let mut is_read = |content: Option<&str>| {
+            if let Some(content) = content {
+                std::fs::write(&path, content).expect("written");
+            }
+            watch.changed_before([&*path].into_iter()).is_some()
+        };
+        assert!(!is_read(Some("one")) && !is_read(Some("one, two")) && is_read(None));
+        assert!(!is_read(Some("three")) && is_read(None));
     }
 
     #[test]
