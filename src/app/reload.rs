@@ -232,25 +232,32 @@ mod tests {
         outcome.expect("a valid configuration").map(|applied| applied.needs_restart)
     }
 
+    /// The first check finds a new version, which may still be written, and changes nothing.
+    fn check_twice(reloader: &mut ConfigReloader) -> ReloadOutcome {
+        let before = Arc::clone(&reloader.snapshot);
+        assert!(matches!(reloader.reload_if_changed(), Ok(None)) && Arc::ptr_eq(&before, &reloader.snapshot));
+        reloader.reload_if_changed()
+    }
+
     #[test]
     fn options_that_need_a_restart_are_reported_once() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("gateway.yaml");
         let mut reloader = reloader(&file);
-        assert_eq!(restarts(reloader.reload_if_changed()), None);
+        assert_eq!(restarts(check_twice(&mut reloader)), None);
         write(&file, "workers: 7\n");
-        assert_eq!(restarts(reloader.reload_if_changed()), Some(vec!["workers"]));
-        assert_eq!(restarts(reloader.reload_if_changed()), None);
+        assert_eq!(restarts(check_twice(&mut reloader)), Some(vec!["workers"]));
+        assert_eq!(restarts(check_twice(&mut reloader)), None);
         write(&file, "workers: 8\n");
-        assert_eq!(restarts(reloader.reload_if_changed()), Some(vec!["workers"]), "a different value");
+        assert_eq!(restarts(check_twice(&mut reloader)), Some(vec!["workers"]), "a different value");
         assert_eq!(restarts(reloader.reload_now()), Some(vec!["workers"]), "each operator receives it");
-        assert_eq!(restarts(reloader.reload_if_changed()), None);
+        assert_eq!(restarts(check_twice(&mut reloader)), None);
         write(&file, "workers: 8\nlimits: {uri: 300B}\n");
-        assert_eq!(restarts(reloader.reload_if_changed()), Some(vec!["workers"]));
-        assert_eq!(restarts(reloader.reload_if_changed()), None);
+        assert_eq!(restarts(check_twice(&mut reloader)), Some(vec!["workers"]));
+        assert_eq!(restarts(check_twice(&mut reloader)), None);
         write(&file, "limits: {uri: 300B}\n");
-        assert_eq!(restarts(reloader.reload_if_changed()), Some(vec![]), "no restart is needed any more");
-        assert_eq!(restarts(reloader.reload_if_changed()), None);
+        assert_eq!(restarts(check_twice(&mut reloader)), Some(vec![]), "no restart is needed any more");
+        assert_eq!(restarts(check_twice(&mut reloader)), None);
     }
 
     #[test]
