@@ -6,15 +6,16 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::admission::endpoint_load::{EndpointChoice, EndpointChooser, EndpointLoad, EndpointPermit};
 use crate::base::identity_hasher::IdentityHasher;
 use crate::config::QueueOptions;
 use crate::observability::metrics::Metrics;
 
-/// A fixed number of slots, and the requests that wait for one.
+/// A fixed number of slots, in total, for each endpoint, or both, and the requests that wait for one.
 #[derive(Debug)]
 pub struct FairQueue {
     limits: QueueOptions,
@@ -24,9 +25,24 @@ pub struct FairQueue {
 
 /// The right to have a request at a backend. Dropping it passes the slot on to the next waiting request.
 ///
-/// `None` only inside [`FairQueue::release_slot`], for a handover that failed.
+/// Without a queue only inside [`FairQueue::serve_next`], for a handover that failed.
 #[derive(Debug)]
-pub struct Slot(Option<Arc<FairQueue>>);
+pub struct Slot {
+    queue: Option<Arc<FairQueue>>,
+    /// `None`: the number of requests of each endpoint is not limited, or no endpoint was known.
+    endpoint: Option<EndpointPermit>,
+}
+
+/// A request for a slot.
+#[derive(Clone, Copy, Debug)]
+pub struct SlotRequest<'a> {
+    /// The hash of an identity.
+    pub caller: u64,
+    /// See [`EndpointChooser::choose`].
+    pub affinity: Option<u64>,
+    /// The endpoints to which the request may be sent.
+    pub endpoints: &'a Arc<dyn EndpointChooser>,
+}
 
 /// Why a request received no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +70,8 @@ struct QueueState {
 #[derive(Debug)]
 struct Waiter {
     id: u64,
+    affinity: Option<u64>,
+    endpoints: Arc<dyn EndpointChooser>,
     /// Delivers the slot. Dropping it means [`QueueError::Full`].
     slot_sender: oneshot::Sender<Slot>,
 }
@@ -64,22 +82,33 @@ impl FairQueue {
         Arc::new(FairQueue { limits, metrics, state: Mutex::default() })
     }
 
-    /// A free slot, or `None`. Requests wait only while all slots are in use, so this never overtakes one.
-    pub fn try_slot(self: &Arc<FairQueue>) -> Option<Slot> {
-        self.try_slot_locked(&mut self.state.lock())
+    /// A free slot, or `None`. While requests wait there is none, so this never overtakes one.
+    pub fn try_slot(self: &Arc<FairQueue>, request: SlotRequest<'_>) -> Option<Slot> {
+        let mut state = self.state.lock();
+        if state.waiting > 0 { None } else { self.try_slot_locked(&mut state, request) }
     }
 
-    fn try_slot_locked(self: &Arc<FairQueue>, state: &mut QueueState) -> Option<Slot> {
-        let is_free = state.slots_in_use < self.limits.requests;
-        is_free.then(|| {
-            state.slots_in_use += 1;
-            Slot(Some(Arc::clone(self)))
-        })
+    fn try_slot_locked(self: &Arc<FairQueue>, state: &mut QueueState, request: SlotRequest<'_>) -> Option<Slot> {
+        if !self.has_free_slot(state) {
+            return None;
+        }
+        let endpoint = self.limits.requests_per_endpoint.map(|limit| request.endpoints.choose(request.affinity, limit));
+        let endpoint = match endpoint {
+            Some(EndpointChoice::AllFull) => return None,
+            Some(EndpointChoice::Endpoint(permit)) => Some(permit),
+            Some(EndpointChoice::NoEndpoint) | None => None,
+        };
+        state.slots_in_use += 1;
+        Some(Slot { queue: Some(Arc::clone(self)), endpoint })
     }
 
-    /// Waits for a slot, at most for the queue timeout. `caller` is the hash of an identity.
-    pub async fn wait_for_slot(self: &Arc<FairQueue>, caller: u64) -> Result<Slot, QueueError> {
-        let (entry, slot) = match self.enqueue(caller)? {
+    fn has_free_slot(&self, state: &QueueState) -> bool {
+        self.limits.requests.is_none_or(|limit| state.slots_in_use < limit)
+    }
+
+    /// Waits for a slot, at most for the queue timeout.
+    pub async fn wait_for_slot(self: &Arc<FairQueue>, request: SlotRequest<'_>) -> Result<Slot, QueueError> {
+        let (entry, slot) = match self.enqueue(request)? {
             Enqueued::Served(slot) => return Ok(slot),
             Enqueued::Queued(entry, slot) => (entry, slot),
         };
@@ -92,38 +121,53 @@ impl FairQueue {
     }
 
     /// Adds a request to its caller's queue. If the queue is full, it may evict a request of the caller with the most.
-    fn enqueue(self: &Arc<FairQueue>, caller: u64) -> Result<Enqueued<'_>, QueueError> {
+    fn enqueue(self: &Arc<FairQueue>, request: SlotRequest<'_>) -> Result<Enqueued<'_>, QueueError> {
+        self.serve_waiting();
         let mut state = self.state.lock();
-        // A slot may have become free since the caller tried.
-        if let Some(slot) = self.try_slot_locked(&mut state) {
+        // A slot may have become free since the caller tried, and those that still wait need a different endpoint.
+        if let Some(slot) = self.try_slot_locked(&mut state, request) {
             return Ok(Enqueued::Served(slot));
         }
         if state.waiting >= self.limits.queue {
-            state.evict_for(caller)?;
+            state.evict_for(request.caller)?;
         }
         let (slot_sender, slot) = oneshot::channel();
-        let id = state.push(caller, slot_sender);
+        let id = state.push(request, slot_sender);
         self.update_metric(&mut state);
-        Ok(Enqueued::Queued(QueueEntry { queue: self, caller, id }, slot))
+        Ok(Enqueued::Queued(QueueEntry { queue: self, caller: request.caller, id }, slot))
+    }
+
+    /// Hands free slots to waiting requests. Needed when an endpoint has recovered or is new, or when slots of an earlier
+    /// configuration were released; the end of a request does it for its own slot.
+    pub fn serve_waiting(self: &Arc<FairQueue>) {
+        while self.serve_next(self.state.lock()) {}
     }
 
     /// Hands a slot that was given back to the next request, or frees it.
     fn release_slot(self: &Arc<FairQueue>) {
+        let mut state = self.state.lock();
+        state.slots_in_use -= 1;
+        self.serve_next(state);
+    }
+
+    /// Hands a free slot to the next request that can use it. Returns whether there is one.
+    fn serve_next<'a>(self: &'a Arc<FairQueue>, mut state: MutexGuard<'a, QueueState>) -> bool {
         loop {
-            let slot_sender = {
-                let mut state = self.state.lock();
-                let Some(slot_sender) = state.pop() else {
-                    state.slots_in_use -= 1;
-                    return;
-                };
-                self.update_metric(&mut state);
-                slot_sender
-            };
-            match slot_sender.send(Slot(Some(Arc::clone(self)))) {
-                Ok(()) => return,
-                // The request was cancelled in the meantime: this loop passes the slot on, not its drop.
-                Err(mut unused) => unused.0 = None,
+            if !self.has_free_slot(&state) {
+                return false;
             }
+            let Some((slot_sender, endpoint)) = state.pop(self.limits.requests_per_endpoint) else { return false };
+            state.slots_in_use += 1;
+            self.update_metric(&mut state);
+            drop(state);
+            let Err(mut unused) = slot_sender.send(Slot { queue: Some(Arc::clone(self)), endpoint }) else {
+                return true;
+            };
+            // The request was cancelled in the meantime: this loop passes the slot on, not its drop.
+            unused.queue = None;
+            drop(unused);
+            state = self.state.lock();
+            state.slots_in_use -= 1;
         }
     }
 
@@ -135,9 +179,32 @@ impl FairQueue {
     }
 }
 
+impl Slot {
+    /// The endpoint for which the slot counts; `None` if it counts for none.
+    pub fn endpoint(&self) -> Option<&Arc<EndpointLoad>> {
+        self.endpoint.as_ref().map(EndpointPermit::load)
+    }
+
+    /// The limit for each endpoint, if there is one.
+    pub fn endpoint_limit(&self) -> Option<usize> {
+        self.queue.as_ref()?.limits.requests_per_endpoint
+    }
+
+    /// Counts the slot for a different endpoint. Returns false if that is full.
+    pub fn move_to(&mut self, load: &Arc<EndpointLoad>) -> bool {
+        let (Some(queue), Some(limit)) = (&self.queue, self.endpoint_limit()) else { return true };
+        let Some(permit) = load.try_acquire(limit) else { return false };
+        self.endpoint = Some(permit);
+        queue.serve_waiting();
+        true
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(queue) = self.0.take() {
+        // First, as the next request may be sent there.
+        self.endpoint = None;
+        if let Some(queue) = self.queue.take() {
             queue.release_slot();
         }
     }
@@ -164,29 +231,56 @@ impl Drop for QueueEntry<'_> {
 }
 
 impl QueueState {
-    fn push(&mut self, caller: u64, slot_sender: oneshot::Sender<Slot>) -> u64 {
+    fn push(&mut self, request: SlotRequest<'_>, slot_sender: oneshot::Sender<Slot>) -> u64 {
+        let SlotRequest { caller, affinity, endpoints } = request;
         let id = self.next_id;
         self.next_id += 1;
         let waiters = self.by_caller.entry(caller).or_default();
         if waiters.is_empty() {
             self.round_robin.push_back(caller);
         }
-        waiters.push_back(Waiter { id, slot_sender });
+        waiters.push_back(Waiter { id, affinity, endpoints: Arc::clone(endpoints), slot_sender });
         self.waiting += 1;
         id
     }
 
-    /// The oldest request of the next caller. That caller then moves to the end of the round.
-    fn pop(&mut self) -> Option<oneshot::Sender<Slot>> {
-        let caller = self.round_robin.pop_front()?;
+    /// The oldest request of the next caller, or with a limit for each endpoint, the next request that has an endpoint.
+    /// Its caller then moves to the end of the round.
+    fn pop(&mut self, endpoint_limit: Option<usize>) -> Option<(oneshot::Sender<Slot>, Option<EndpointPermit>)> {
+        let (turn, index, endpoint) = match endpoint_limit {
+            Some(limit) => self.find_with_endpoint(limit)?,
+            None => (0, 0, None),
+        };
+        let caller = self.round_robin.remove(turn)?;
         let waiters = self.by_caller.get_mut(&caller)?;
-        let first = waiters.pop_front()?;
+        let waiter = waiters.remove(index)?;
         self.waiting -= 1;
         match waiters.is_empty() {
             true => drop(self.by_caller.remove(&caller)),
             false => self.round_robin.push_back(caller),
         }
-        Some(first.slot_sender)
+        Some((waiter.slot_sender, endpoint))
+    }
+
+    /// The first request, in the order of service, whose endpoint is not full: its caller's and its own position.
+    fn find_with_endpoint(&self, limit: usize) -> Option<(usize, usize, Option<EndpointPermit>)> {
+        // One request without affinity shows for all others that their endpoints are full.
+        let mut full: Option<&Arc<dyn EndpointChooser>> = None;
+        for (turn, caller) in self.round_robin.iter().enumerate() {
+            for (index, waiter) in self.by_caller.get(caller)?.iter().enumerate() {
+                let is_unbound = waiter.affinity.is_none();
+                if is_unbound && full.is_some_and(|full| Arc::ptr_eq(full, &waiter.endpoints)) {
+                    continue;
+                }
+                match waiter.endpoints.choose(waiter.affinity, limit) {
+                    EndpointChoice::Endpoint(permit) => return Some((turn, index, Some(permit))),
+                    EndpointChoice::NoEndpoint => return Some((turn, index, None)),
+                    EndpointChoice::AllFull if is_unbound => full = Some(&waiter.endpoints),
+                    EndpointChoice::AllFull => {}
+                }
+            }
+        }
+        None
     }
 
     /// Evicts the newest request of the caller with the most, if `caller` has at least two fewer.
@@ -219,11 +313,30 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::admission::endpoint_load::tests::{FakeEndpoints, endpoints};
 
     const LONG: Duration = Duration::from_secs(3600);
 
     fn fair_queue(requests: usize, queue: usize, timeout: Duration) -> Arc<FairQueue> {
-        FairQueue::new(QueueOptions { requests, queue, timeout }, Arc::default())
+        let limits = QueueOptions { requests: Some(requests), requests_per_endpoint: None, queue, timeout };
+        FairQueue::new(limits, Arc::default())
+    }
+
+    fn fair_queue_per_endpoint(limit: usize) -> Arc<FairQueue> {
+        let limits = QueueOptions { requests: None, requests_per_endpoint: Some(limit), queue: 100, timeout: LONG };
+        FairQueue::new(limits, Arc::default())
+    }
+
+    fn request(caller: u64, affinity: Option<u64>, endpoints: &Arc<dyn EndpointChooser>) -> SlotRequest<'_> {
+        SlotRequest { caller, affinity, endpoints }
+    }
+
+    fn try_slot(queue: &Arc<FairQueue>) -> Option<Slot> {
+        queue.try_slot(request(0, None, &endpoints(1)))
+    }
+
+    async fn wait(queue: &Arc<FairQueue>, caller: u64) -> Result<(), QueueError> {
+        queue.wait_for_slot(request(caller, None, &endpoints(1))).await.map(drop)
     }
 
     type SlotFuture = Pin<Box<dyn Future<Output = Result<Slot, QueueError>>>>;
@@ -236,8 +349,18 @@ mod tests {
 
     impl QueuedRequest {
         fn new(caller: u64, queue: &Arc<FairQueue>) -> QueuedRequest {
-            let queue = Arc::clone(queue);
-            let future: SlotFuture = Box::pin(async move { queue.wait_for_slot(caller).await });
+            QueuedRequest::with_endpoints(caller, None, queue, &endpoints(1))
+        }
+
+        fn with_endpoints(
+            caller: u64,
+            affinity: Option<u64>,
+            queue: &Arc<FairQueue>,
+            endpoints: &Arc<dyn EndpointChooser>,
+        ) -> QueuedRequest {
+            let (queue, endpoints) = (Arc::clone(queue), Arc::clone(endpoints));
+            let future: SlotFuture =
+                Box::pin(async move { queue.wait_for_slot(request(caller, affinity, &endpoints)).await });
             let mut request = QueuedRequest { caller, future: Some(future) };
             assert!(request.result().is_none(), "it has to wait");
             request
@@ -255,8 +378,8 @@ mod tests {
     #[tokio::test]
     async fn callers_are_served_round_robin() {
         let queue = fair_queue(1, 100, LONG);
-        let mut slot = queue.try_slot().expect("the only slot is free");
-        assert!(queue.try_slot().is_none());
+        let mut slot = try_slot(&queue).expect("the only slot is free");
+        assert!(try_slot(&queue).is_none());
         let mut requests: Vec<_> = [1, 1, 1, 1, 1, 2, 2].map(|caller| QueuedRequest::new(caller, &queue)).into();
         let mut served_callers = Vec::new();
         while served_callers.len() < 7 {
@@ -268,7 +391,7 @@ mod tests {
         }
         assert_eq!(served_callers, [1, 2, 1, 2, 1, 1, 1]);
         drop(slot);
-        assert!(queue.try_slot().is_some(), "the slot is free again");
+        assert!(try_slot(&queue).is_some(), "the slot is free again");
         let state = queue.state.lock();
         assert!(state.by_caller.is_empty() && state.round_robin.is_empty());
         assert_eq!((state.waiting, state.slots_in_use), (0, 0));
@@ -277,34 +400,81 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_evicts_a_request_of_the_caller_with_the_most() {
         let queue = fair_queue(1, 3, LONG);
-        let _served = queue.try_slot().expect("the only slot is free");
+        let _served = try_slot(&queue).expect("the only slot is free");
         let mut first: Vec<_> = (0..3).map(|_| QueuedRequest::new(1, &queue)).collect();
-        assert_eq!(queue.wait_for_slot(1).await.map(drop), Err(QueueError::Full), "of the same caller");
+        assert_eq!(wait(&queue, 1).await, Err(QueueError::Full), "of the same caller");
         let _other = QueuedRequest::new(2, &queue);
         assert!(first[0].result().is_none() && first[1].result().is_none());
         assert_eq!(first[2].result().map(|result| result.map(drop)), Some(Err(QueueError::Full)));
-        assert_eq!(queue.wait_for_slot(2).await.map(drop), Err(QueueError::Full), "two and one is even enough");
+        assert_eq!(wait(&queue, 2).await, Err(QueueError::Full), "two and one is even enough");
     }
 
     #[tokio::test]
     async fn cancelled_and_timed_out_requests_free_their_entry_and_their_slot() {
         let queue = fair_queue(1, 10, Duration::from_millis(20));
-        let served = queue.try_slot().expect("the only slot is free");
-        assert_eq!(queue.wait_for_slot(1).await.map(drop), Err(QueueError::Timeout));
+        let served = try_slot(&queue).expect("the only slot is free");
+        assert_eq!(wait(&queue, 1).await, Err(QueueError::Timeout));
         let cancelled = QueuedRequest::new(1, &queue);
         let mut cancelled_after_handover = QueuedRequest::new(2, &queue);
         drop(cancelled);
         // Its slot is delivered, and it is dropped before it is polled again.
         drop(served);
         assert!(cancelled_after_handover.future.take().is_some());
-        assert!(queue.try_slot().is_some(), "the slot came back");
+        assert!(try_slot(&queue).is_some(), "the slot came back");
         assert_eq!(queue.state.lock().waiting, 0);
     }
 
     #[tokio::test]
     async fn a_queue_of_length_zero_rejects_at_once() {
         let queue = fair_queue(2, 0, LONG);
-        let _served = (queue.try_slot(), queue.try_slot());
-        assert_eq!(queue.wait_for_slot(1).await.map(drop), Err(QueueError::Full));
+        let _served = (try_slot(&queue), try_slot(&queue));
+        assert_eq!(wait(&queue, 1).await, Err(QueueError::Full));
+    }
+
+    #[tokio::test]
+    async fn each_endpoint_has_a_limit_and_requests_wait_while_all_are_full() {
+        let queue = fair_queue_per_endpoint(1);
+        let endpoints = endpoints(2);
+        let slot = |affinity| queue.try_slot(request(1, affinity, &endpoints));
+        let (first, second) = (slot(None).expect("free"), slot(None).expect("the other endpoint is free"));
+        let loads = [&first, &second].map(|slot| Arc::clone(slot.endpoint().expect("it counts")));
+        assert!(!Arc::ptr_eq(&loads[0], &loads[1]) && slot(None).is_none());
+        let mut waiting = QueuedRequest::with_endpoints(1, None, &queue, &endpoints);
+        let mut next = QueuedRequest::with_endpoints(2, None, &queue, &endpoints);
+        drop(second);
+        let third = waiting.result().expect("served").expect("a slot");
+        assert!(Arc::ptr_eq(third.endpoint().expect("it counts"), &loads[1]), "the endpoint that became free");
+        assert!(next.result().is_none());
+        drop((first, third));
+        assert!(next.result().expect("served").is_ok());
+        assert_eq!((loads[0].in_use(), loads[1].in_use()), (0, 0));
+        assert_eq!(queue.state.lock().slots_in_use, 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_belongs_to_a_full_endpoint_waits_and_delays_no_other_one() {
+        let queue = fair_queue_per_endpoint(1);
+        let endpoints = endpoints(2);
+        let full = queue.try_slot(request(1, Some(0), &endpoints)).expect("free");
+        let mut bound = QueuedRequest::with_endpoints(1, Some(0), &queue, &endpoints);
+        let mut later = queue.wait_for_slot(request(1, None, &endpoints)).await.expect("the other endpoint is free");
+        assert!(!later.move_to(full.endpoint().expect("it counts")), "it is full");
+        let mut last = QueuedRequest::with_endpoints(1, None, &queue, &endpoints);
+        drop(later);
+        assert!(last.result().expect("served").is_ok() && bound.result().is_none());
+        drop(full);
+        assert!(bound.result().expect("served").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_for_no_endpoint_that_is_unknown_and_counts_once_it_is_known() {
+        let queue = fair_queue_per_endpoint(1);
+        let mut slot = queue.try_slot(request(1, None, &endpoints(0))).expect("nothing to wait for");
+        let load = Arc::<EndpointLoad>::default();
+        assert!(slot.endpoint().is_none() && slot.move_to(&load));
+        let one: Arc<dyn EndpointChooser> = Arc::new(FakeEndpoints(vec![Arc::clone(&load)]));
+        let mut waiting = QueuedRequest::with_endpoints(1, None, &queue, &one);
+        assert!(slot.move_to(&Arc::default()));
+        assert!(waiting.result().expect("the slot was moved").is_ok());
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! All workers share the counts. A permit releases its count when dropped. This module knows neither sockets nor HTTP.
 
+mod endpoint_load;
 mod fair_queue;
 mod memory;
 mod rule_limiter;
@@ -19,8 +20,9 @@ use crate::config::{LimitOptions, LimitRule, QueueOptions};
 use crate::observability::metrics::{CloseCause, Metrics};
 use crate::observability::queries::RunningQueryGuard;
 
-pub use fair_queue::QueueError;
-use fair_queue::{FairQueue, Slot};
+pub use endpoint_load::{EndpointChoice, EndpointChooser, EndpointLoad, EndpointPermit};
+use fair_queue::{FairQueue, SlotRequest};
+pub use fair_queue::{QueueError, Slot};
 use memory::{LateConnection, MemoryLimit};
 use rule_limiter::RulePermit;
 pub use rule_limiter::{RuleExceeded, RuleLimiter};
@@ -154,6 +156,11 @@ impl Admission {
     /// The limit on memory.
     pub fn memory(&self) -> &MemoryLimit {
         &self.memory
+    }
+
+    /// Hands free slots to waiting requests, whatever made them free. Called periodically.
+    pub fn serve_waiting(&self) {
+        self.queues.iter().filter_map(|queue| queue.fair_queue.as_ref()).for_each(FairQueue::serve_waiting);
     }
 
     /// A permit for a request, which counts toward the total only: see [`RequestPermit::count_for`].
@@ -293,18 +300,25 @@ impl RequestPermit {
         Ok(())
     }
 
-    /// Waits until the request may be sent to the upstream with this index, behind the other requests of the same
-    /// caller. The permit holds the slot until it is dropped. A stream of events needs none. Does nothing if it has one.
-    pub async fn wait_for_slot(&mut self, upstream: usize) -> Result<(), QueueError> {
+    /// Waits until the request may be sent to the upstream with this index and these endpoints, behind the other requests
+    /// of the same caller. The permit holds the slot until it is dropped. A stream of events needs none. Does nothing if
+    /// it has one.
+    pub async fn wait_for_slot(
+        &mut self,
+        upstream: usize,
+        endpoints: &Arc<dyn EndpointChooser>,
+        affinity: Option<u64>,
+    ) -> Result<(), QueueError> {
         if self.slot.is_some() {
             return Ok(());
         }
         let queue = self.admission.queues.get(upstream).filter(|_| self.kind == RequestKind::Query);
         let Some(fair_queue) = queue.and_then(|queue| queue.fair_queue.as_ref()) else { return Ok(()) };
-        self.slot = fair_queue.try_slot();
+        let request = SlotRequest { caller: self.caller.unwrap_or_default(), affinity, endpoints };
+        self.slot = fair_queue.try_slot(request);
         if self.slot.is_none() {
             // Boxed because it is rare, and otherwise every request would need the memory of this future.
-            self.slot = Some(Box::pin(fair_queue.wait_for_slot(self.caller.unwrap_or_default())).await?);
+            self.slot = Some(Box::pin(fair_queue.wait_for_slot(request)).await?);
         }
         Ok(())
     }
@@ -312,6 +326,11 @@ impl RequestPermit {
     /// Lists the query as running until the permit is dropped.
     pub fn list_query(&mut self, query: RunningQueryGuard) {
         self._query = Some(query);
+    }
+
+    /// The slot, if the request has one.
+    pub fn slot(&mut self) -> Option<&mut Slot> {
+        self.slot.as_mut()
     }
 
     /// Passes the slot on to the next waiting request: the backend has responded completely.
@@ -386,6 +405,16 @@ impl KeyedCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A limit without a queue.
+    fn queue(requests: usize) -> QueueOptions {
+        let timeout = std::time::Duration::from_secs(1);
+        QueueOptions { requests: Some(requests), requests_per_endpoint: None, queue: 0, timeout }
+    }
+
+    async fn wait(permit: &mut RequestPermit, upstream: usize) -> Result<(), QueueError> {
+        permit.wait_for_slot(upstream, &endpoint_load::tests::endpoints(1), None).await
+    }
 
     fn admission() -> Arc<Admission> {
         let limits = LimitOptions {
@@ -496,33 +525,30 @@ mod tests {
 
     #[tokio::test]
     async fn each_upstream_has_its_own_queue_which_new_limits_keep() {
-        let one = |name: &str, requests| {
-            (name.to_owned(), Some(QueueOptions { requests, queue: 0, timeout: std::time::Duration::from_secs(1) }))
-        };
+        let one = |name: &str, requests| (name.to_owned(), Some(queue(requests)));
         let queues = vec![one("default", 1), one("other", 1), ("unlimited".to_owned(), None)];
         let old = Arc::new(Admission::new(LimitOptions::unlimited(), &[], queues, Arc::default()));
         let mut permits: Vec<_> = (0..3).map(|_| old.admit_request().expect("a permit")).collect();
         for _ in 0..2 {
-            assert_eq!(permits[0].wait_for_slot(0).await, Ok(()), "it keeps its slot");
+            assert_eq!(wait(&mut permits[0], 0).await, Ok(()), "it keeps its slot");
         }
-        assert_eq!(permits[1].wait_for_slot(0).await, Err(QueueError::Full));
+        assert_eq!(wait(&mut permits[1], 0).await, Err(QueueError::Full));
         permits[0].release_slot();
-        assert_eq!(permits[0].wait_for_slot(0).await, Ok(()), "it asks again");
-        assert_eq!(permits[1].wait_for_slot(0).await, Err(QueueError::Full));
-        assert_eq!(permits[1].wait_for_slot(1).await, Ok(()), "a different upstream");
-        assert_eq!(permits[2].wait_for_slot(2).await, Ok(()), "no limit");
+        assert_eq!(wait(&mut permits[0], 0).await, Ok(()), "it asks again");
+        assert_eq!(wait(&mut permits[1], 0).await, Err(QueueError::Full));
+        assert_eq!(wait(&mut permits[1], 1).await, Ok(()), "a different upstream");
+        assert_eq!(wait(&mut permits[2], 2).await, Ok(()), "no limit");
         let queues = vec![one("default", 2), one("new", 1), one("other", 1)];
         let new = Arc::new(old.with_limits(LimitOptions::unlimited(), &[], queues));
         let mut permit = new.admit_request().expect("a permit");
-        assert_eq!(permit.wait_for_slot(2).await, Err(QueueError::Full), "the same queue at a different index");
-        assert_eq!(permit.wait_for_slot(0).await, Ok(()), "a queue with new limits starts empty");
+        assert_eq!(wait(&mut permit, 2).await, Err(QueueError::Full), "the same queue at a different index");
+        assert_eq!(wait(&mut permit, 0).await, Ok(()), "a queue with new limits starts empty");
     }
 
     #[tokio::test]
     async fn event_streams_have_a_limit_of_their_own_and_no_slot() {
-        let queue = QueueOptions { requests: 1, queue: 0, timeout: std::time::Duration::from_secs(1) };
         let limits = LimitOptions { requests_per_identity: 1, streams_per_identity: 2, ..LimitOptions::unlimited() };
-        let admission = Arc::new(Admission::new(limits, &[], vec![("a".to_owned(), Some(queue))], Arc::default()));
+        let admission = Arc::new(Admission::new(limits, &[], vec![("a".to_owned(), Some(queue(1)))], Arc::default()));
         let request = |kind| {
             let mut permit = admission.admit_request()?;
             permit.count_for(&"alice", kind).map(|()| permit)
@@ -531,10 +557,10 @@ mod tests {
             [request(RequestKind::EventStream), request(RequestKind::EventStream)].map(|s| s.expect("two"));
         assert_eq!(request(RequestKind::EventStream).expect_err("three"), LimitExceeded::CallerStreams);
         for stream in &mut streams {
-            assert_eq!(stream.wait_for_slot(0).await, Ok(()));
+            assert_eq!(wait(stream, 0).await, Ok(()));
         }
         let mut query = request(RequestKind::Query).expect("one query");
-        assert_eq!(query.wait_for_slot(0).await, Ok(()));
+        assert_eq!(wait(&mut query, 0).await, Ok(()));
         assert_eq!(request(RequestKind::Query).expect_err("two"), LimitExceeded::Caller);
         drop((streams, query));
         assert_eq!((admission.requests.counts.len(), admission.streams.counts.len()), (0, 0));

@@ -31,6 +31,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// Interval between readings of the memory in use. Attackers fill memory quickly.
 const MEMORY_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Interval between looks for slots that became free without the end of a request.
+const QUEUE_INTERVAL: Duration = Duration::from_millis(250);
+
 /// Time after which a worker that has not applied a snapshot counts as hanging.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -216,6 +219,17 @@ pub async fn sweep_expired(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
         current.auth.sweep();
         current.admission.sweep();
         log::report_dropped_lines();
+    }
+}
+
+/// Hands slots of endpoints that have recovered, or are new, to waiting requests. Never returns.
+pub async fn serve_queues(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
+    let mut ticks = tokio::time::interval(QUEUE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let current = Arc::clone(&snapshot.borrow_and_update());
+        current.admission.serve_waiting();
     }
 }
 

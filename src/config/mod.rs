@@ -335,8 +335,10 @@ pub struct FailureLimits {
 /// Limit on concurrent requests to an upstream, and the queue for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueOptions {
-    /// Concurrent requests.
-    pub requests: usize,
+    /// Concurrent requests; `None`: no limit.
+    pub requests: Option<usize>,
+    /// Concurrent requests of each endpoint; `None`: no limit.
+    pub requests_per_endpoint: Option<usize>,
     /// Queued requests.
     pub queue: usize,
     /// Maximum time in the queue.

@@ -214,12 +214,14 @@ impl Reader<'_> {
 
     /// The limit on requests to the backends; `Some(None)`: there is none.
     fn queue(&mut self) -> Option<Option<QueueOptions>> {
+        let limit = |limit: usize| (limit > 0).then_some(limit);
         let limits = complete!(QueueOptions {
-            requests: self.get(&UPSTREAM.requests),
+            requests: self.get(&UPSTREAM.requests).map(limit),
+            requests_per_endpoint: self.get(&UPSTREAM.requests_per_endpoint).map(limit),
             queue: self.get(&UPSTREAM.queue),
             timeout: self.get(&UPSTREAM.queue_timeout),
         });
-        limits.map(|limits| (limits.requests > 0).then_some(limits))
+        limits.map(|limits| limits.requests.or(limits.requests_per_endpoint).map(|_| limits))
     }
 
     fn upstream_urls(&mut self) -> Option<Vec<ServerUrl>> {
@@ -330,13 +332,16 @@ mod tests {
                     auth: {trust_salt_holder: true}\n\
                     upstreams:\n\
                     - {name: timbr-server, url: 'http://b:11000', requests: 5, response_timeout: 9s}\n\
-                    - {name: timbr-mdx, urls: ['https://c', 'https://d'], server_name: mdx, credential: forward}\n";
+                    - {name: timbr-mdx, urls: ['https://c', 'https://d'], server_name: mdx, credential: forward, \
+                    requests_per_endpoint: 7}\n";
         let config = loaded(file, &[]).expect("valid");
         let [server, mdx] = &config.upstreams[..] else { panic!("two") };
         assert_eq!((server.name.as_str(), server.url().port), ("timbr-server", 11000));
-        assert_eq!((server.queue.map(|queue| queue.requests), server.response_timeout.as_secs()), (Some(5), 9));
+        let limits = |queue: Option<crate::config::QueueOptions>| queue.map(|q| (q.requests, q.requests_per_endpoint));
+        assert_eq!((limits(server.queue), server.response_timeout.as_secs()), (Some((Some(5), None)), 9));
         assert_eq!(server.credential, config.upstream.credential, "the credential is inherited");
-        assert_eq!((mdx.urls.len(), mdx.queue, mdx.response_timeout.as_secs()), (2, None, 3600));
+        assert_eq!((mdx.urls.len(), limits(mdx.queue)), (2, Some((None, Some(7)))));
+        assert_eq!(mdx.response_timeout.as_secs(), 3600);
         assert_eq!(mdx.credential, crate::config::CredentialMode::Forward);
         assert_eq!(mdx.server_name.as_deref(), Some("mdx"));
     }

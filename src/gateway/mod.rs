@@ -44,7 +44,7 @@ use http_body::Body;
 use ipnet::IpNet;
 use tracing::error;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, EndpointChooser};
 use crate::auth::Auth;
 use crate::config::{Config, LimitOptions, ProxyHeader, ShowTokenPolicy};
 use crate::http::client_body::ClientBody;
@@ -52,7 +52,7 @@ use crate::http::headers::{Head, Headers};
 use crate::observability::metrics;
 use crate::observability::queries::QueryRecorder;
 use crate::observability::trace::Tracer;
-use crate::upstream::{BodyLimits, UpstreamClient};
+use crate::upstream::{BodyLimits, OutgoingRequest, UpstreamClient};
 
 use access_record::AccessRecord;
 use authenticate::authenticate;
@@ -93,6 +93,8 @@ struct GatewayUpstream {
     index: usize,
     name: Arc<str>,
     client: UpstreamClient,
+    /// For the limit of requests for each.
+    endpoints: Arc<dyn EndpointChooser>,
     rewriter: Rewriter,
 }
 
@@ -133,6 +135,7 @@ impl Gateway {
             config.all_upstreams().zip(clients).enumerate().map(|(index, (options, client))| GatewayUpstream {
                 index,
                 name: options.name.as_str().into(),
+                endpoints: client.endpoints(),
                 client,
                 rewriter: Rewriter::new(options, config.dropped_headers.clone(), body_limits),
             });
@@ -264,7 +267,8 @@ impl Gateway {
         {
             return Ok(response);
         }
-        exchange.permit().wait_for_slot(profile.upstream).await?;
+        let affinity = request.options().affinity;
+        exchange.permit().wait_for_slot(profile.upstream, &upstream.endpoints, affinity).await?;
         if let Some(query) = &mut exchange.record.query {
             query.leave_queue();
         }

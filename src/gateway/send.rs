@@ -18,7 +18,7 @@ use crate::gateway::rejection::Rejection;
 use crate::gateway::respond::GatewayResponse;
 use crate::gateway::rewrite::UpstreamRequest;
 use crate::gateway::{Gateway, GatewayUpstream};
-use crate::upstream::{RequestBodyError, UpstreamClient, UpstreamError, UpstreamResponse};
+use crate::upstream::{OutgoingRequest, RequestBodyError, UpstreamClient, UpstreamError, UpstreamResponse};
 
 /// What an exchange with the backend needs, besides the request.
 struct Sender<'a> {
@@ -145,7 +145,8 @@ impl Sender<'_> {
                 drop(response);
                 if let Some(permit) = &mut permit {
                     // A complete response has passed its slot on.
-                    permit.wait_for_slot(self.upstream).await?;
+                    let affinity = retry.options().affinity;
+                    permit.wait_for_slot(self.upstream, &self.client.endpoints(), affinity).await?;
                 }
                 self.send_once(retry, permit, clock::now()).await
             }

@@ -1,6 +1,7 @@
 //! All endpoints of all backends, shared by the whole process: which of them accept requests, and the ejection policy.
 //! It knows nothing about connections or HTTP messages.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,11 +13,13 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::admission::{EndpointChoice, EndpointChooser};
 use crate::config::{HealthOptions, UpstreamOptions};
 use crate::tls::OutboundTls;
 use crate::upstream::UpstreamError;
 use crate::upstream::endpoint::{Endpoint, EndpointFailure, EndpointState};
 use crate::upstream::origin::{EndpointAddress, UpstreamOrigin};
+use crate::upstream::selection::{Candidate, select};
 
 /// The configured backends and their endpoints.
 pub struct Backends {
@@ -94,7 +97,7 @@ impl Backends {
             let has_same_tls =
                 |old: &Endpoint| tls_change == TlsChange::Unchanged && old.origin.tls.is_some() == origin.tls.is_some();
             let known = before.iter().filter(is_same).map(|old| {
-                let endpoint = Endpoint::new(Arc::clone(origin), old.address.clone(), workers);
+                let endpoint = Endpoint::new(Arc::clone(origin), old.address.clone(), workers, Some(&old.load));
                 if has_same_tls(old) && self.is_ejection_still_valid(old, &new.options.health) {
                     endpoint.copy_state_from(old);
                 }
@@ -170,7 +173,13 @@ impl Backends {
         let new: Vec<_> = addresses
             .iter()
             .filter(is_new)
-            .map(|address| Endpoint::new(Arc::clone(origin), address.clone(), self.workers))
+            .map(|address| {
+                let is_same =
+                    |old: &Arc<Endpoint>| old.address == *address && old.origin.has_same_address(origin);
+                let before = self.removed().into_iter().rfind(is_same);
+                let load = before.as_ref().map(|old| &old.load);
+                Endpoint::new(Arc::clone(origin), address.clone(), self.workers, load)
+            })
             .collect();
         if removed.is_empty() && new.is_empty() {
             return;
@@ -272,9 +281,44 @@ impl Backends {
     }
 }
 
+impl Candidate for Arc<Endpoint> {
+    fn endpoint(&self) -> &Endpoint {
+        self
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.load.in_use() as u64
+    }
+}
+
+impl fmt::Debug for Backends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Backends").field(&self.options.name).finish()
+    }
+}
+
+impl EndpointChooser for Backends {
+    fn choose(&self, affinity: Option<u64>, limit: usize) -> EndpointChoice {
+        let endpoints = self.endpoints();
+        if endpoints.is_empty() {
+            return EndpointChoice::NoEndpoint;
+        }
+        loop {
+            let has_room = |endpoint: &Arc<Endpoint>| endpoint.load.in_use() < limit;
+            let Some(endpoint) = select(&endpoints, affinity, |_| true, has_room) else {
+                return EndpointChoice::AllFull;
+            };
+            // A request that connected elsewhere before may have been faster.
+            if let Some(permit) = endpoint.load.try_acquire(limit) {
+                return EndpointChoice::Endpoint(permit);
+            }
+        }
+    }
+}
+
 /// The endpoint of a backend whose host is an IP address or a Unix socket.
 fn fixed_endpoint(origin: &Arc<UpstreamOrigin>, workers: usize) -> Option<Arc<Endpoint>> {
-    Some(Endpoint::new(Arc::clone(origin), origin.fixed_address()?, workers))
+    Some(Endpoint::new(Arc::clone(origin), origin.fixed_address()?, workers, None))
 }
 
 /// Returns whether half of all endpoints are healthy without this one. An endpoint that accepts connections may be

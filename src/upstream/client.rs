@@ -12,7 +12,7 @@ use http::Method;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::{Instant, timeout};
 
-use crate::admission::RequestPermit;
+use crate::admission::{EndpointChooser, RequestPermit};
 use crate::config::AbandonedPolicy;
 use crate::http::h1::response::ResponseHead;
 use crate::observability::metrics::Metrics;
@@ -62,6 +62,11 @@ impl UpstreamClient {
         Arc::ptr_eq(&self.0.backends, backends)
     }
 
+    /// The endpoints, for the limit on the requests of each.
+    pub fn endpoints(&self) -> Arc<dyn EndpointChooser> {
+        Arc::clone(&self.0.backends) as Arc<dyn EndpointChooser>
+    }
+
     /// Returns whether a URL with this host and port names one of the backends; the port is `None` if the URL has none.
     pub fn is_backend(&self, host: &str, port: Option<u16>) -> bool {
         self.0.backends.has_name(host, port)
@@ -83,16 +88,16 @@ impl UpstreamClient {
     pub async fn send(
         &self,
         outgoing: impl OutgoingRequest,
-        permit: Option<Box<RequestPermit>>,
+        mut permit: Option<Box<RequestPermit>>,
         now: std::time::Instant,
     ) -> Result<UpstreamResponse, UpstreamError> {
         let options = outgoing.options();
         let message = outgoing.into_message();
         let method = message.method.clone();
-        let (target, now) = match self.0.load_balancer.choose(&[], options.affinity) {
+        let (target, now) = match self.choose(&[], options.affinity, &mut permit) {
             Some(target) => (target, Instant::from_std(now)),
             // Boxed because it is rare: an inline future would enlarge this one.
-            None => (Box::pin(self.wait_for_endpoint(options.affinity)).await?, Instant::now()),
+            None => (Box::pin(self.wait_for_endpoint(options.affinity, &mut permit)).await?, Instant::now()),
         };
         let mut upload = Upload::new(*message, &target.endpoint.origin.authority);
         let mut request = PendingRequest::new(target, permit, method, options);
@@ -116,6 +121,33 @@ impl UpstreamClient {
         match self.exchange(&mut request, connection, &mut upload, Instant::now()).await {
             Ok(head) => Ok(self.begin_response(head, request, upload)),
             Err(error) => Err(self.record_failure(error, request.in_flight())),
+        }
+    }
+
+    /// Chooses an endpoint other than those in `tried`: at first the one of the request's slot, if it has one. Where the
+    /// number of requests of each endpoint is limited, the slot then counts for the chosen one.
+    fn choose(
+        &self,
+        tried: &[Rc<WorkerEndpoint>],
+        affinity: Option<u64>,
+        permit: &mut Option<Box<RequestPermit>>,
+    ) -> Option<Rc<WorkerEndpoint>> {
+        let load_balancer = &self.0.load_balancer;
+        let slot = permit.as_deref_mut().and_then(RequestPermit::slot);
+        let Some((slot, limit)) = slot.and_then(|slot| slot.endpoint_limit().map(|limit| (slot, limit))) else {
+            return load_balancer.choose(tried, affinity, None);
+        };
+        if let (Some(load), []) = (slot.endpoint(), tried)
+            && let Some(target) = load_balancer.find(load)
+        {
+            return Some(target);
+        }
+        loop {
+            let target = load_balancer.choose(tried, affinity, Some(limit))?;
+            // A different worker may have been faster.
+            if slot.move_to(&target.endpoint.load) {
+                return Some(target);
+            }
         }
     }
 
@@ -153,22 +185,26 @@ impl UpstreamClient {
             if started.elapsed() >= total {
                 return Err(error);
             }
-            let Some(next) = load_balancer.choose(&tried, affinity) else { return Err(error) };
+            let Some(next) = self.choose(&tried, affinity, &mut in_flight.permit) else { return Err(error) };
             upload.set_host(&next.endpoint.origin.authority);
             in_flight.move_to(next);
         }
     }
 
     /// Waits for the first lookup of the names if no endpoint is known yet.
-    async fn wait_for_endpoint(&self, affinity: Option<u64>) -> Result<Rc<WorkerEndpoint>, UpstreamError> {
-        let UpstreamClientInner { backends, load_balancer, .. } = &*self.0;
+    async fn wait_for_endpoint(
+        &self,
+        affinity: Option<u64>,
+        permit: &mut Option<Box<RequestPermit>>,
+    ) -> Result<Rc<WorkerEndpoint>, UpstreamError> {
+        let backends = &self.0.backends;
         let mut changes = backends.subscribe();
         let waiting = async {
             loop {
                 changes.borrow_and_update();
                 // Read before choosing, because endpoints may appear in between.
                 let is_complete = backends.has_looked_up_all_names();
-                if let Some(target) = load_balancer.choose(&[], affinity) {
+                if let Some(target) = self.choose(&[], affinity, permit) {
                     return Ok(target);
                 }
                 if is_complete || changes.changed().await.is_err() {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+use crate::admission::EndpointLoad;
 use crate::base::counter::SingleWriterCounter;
 use crate::config::HealthOptions;
 use crate::upstream::origin::{EndpointAddress, UpstreamOrigin};
@@ -25,6 +26,8 @@ pub struct Endpoint {
     /// The backend to which this address belongs.
     pub origin: Arc<UpstreamOrigin>,
     pub address: EndpointAddress,
+    /// The slots in use for this address, if their number is limited.
+    pub load: Arc<EndpointLoad>,
     state: AtomicU8,
     /// Failures since the last response.
     consecutive_failures: AtomicU32,
@@ -134,7 +137,13 @@ pub struct EndpointTotals {
 }
 
 impl Endpoint {
-    pub fn new(origin: Arc<UpstreamOrigin>, address: EndpointAddress, workers: usize) -> Arc<Endpoint> {
+    /// `load` is that of the same address before, if there was one: its requests may still be in flight.
+    pub fn new(
+        origin: Arc<UpstreamOrigin>,
+        address: EndpointAddress,
+        workers: usize,
+        load: Option<&Arc<EndpointLoad>>,
+    ) -> Arc<Endpoint> {
         let health = EndpointHealth {
             failure: None,
             ejected_until: None,
@@ -145,6 +154,7 @@ impl Endpoint {
         Arc::new(Endpoint {
             origin,
             address,
+            load: load.cloned().unwrap_or_default(),
             state: AtomicU8::new(EndpointState::Healthy as u8),
             consecutive_failures: AtomicU32::new(0),
             short_connect_timeouts: AtomicU32::new(0),
@@ -339,7 +349,7 @@ mod tests {
 
     fn endpoint() -> Arc<Endpoint> {
         let address = EndpointAddress::Tcp(([127, 0, 0, 1], 80).into());
-        Endpoint::new(UpstreamOrigin::plain("backend", 80), address, 2)
+        Endpoint::new(UpstreamOrigin::plain("backend", 80), address, 2, None)
     }
 
     fn ejection_seconds(endpoint: &Endpoint, now: Instant) -> Option<u64> {

@@ -1,21 +1,20 @@
 //! Chooses the endpoint of a request among the endpoints that one worker sees, each with its own connection pool. It
 //! knows nothing about requests or responses.
 
-use std::cell::{Cell, RefCell};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::admission::RequestPermit;
+use crate::admission::{EndpointLoad, RequestPermit};
 use crate::upstream::abandoned::AbandonedRequest;
 use crate::upstream::backends::Backends;
 use crate::upstream::connection::UpstreamConnection;
 use crate::upstream::endpoint::{Endpoint, EndpointCounters, EndpointState};
-use crate::upstream::origin::EndpointAddress;
 use crate::upstream::pool::ConnectionPool;
+use crate::upstream::selection::{Candidate, select};
 
 /// An endpoint with one worker's connection pool.
 pub struct WorkerEndpoint {
@@ -31,18 +30,17 @@ impl WorkerEndpoint {
     pub fn counters(&self) -> &EndpointCounters {
         self.endpoint.counters_of(self.worker)
     }
+}
 
-    fn in_flight(&self) -> u64 {
-        self.counters().in_flight.get()
+impl Candidate for Rc<WorkerEndpoint> {
+    fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
-    /// Returns whether a request may be sent there. While probing, one at a time.
-    fn is_available(&self) -> bool {
-        match self.endpoint.state() {
-            EndpointState::Healthy => true,
-            EndpointState::Probing => self.in_flight() == 0,
-            EndpointState::Ejected => false,
-        }
+    /// Each worker sees a fair sample of all clients, so its own counters are enough, and it does not have to read those of
+    /// other workers.
+    fn in_flight(&self) -> u64 {
+        self.counters().in_flight.get()
     }
 }
 
@@ -114,38 +112,29 @@ impl LoadBalancer {
         load_balancer
     }
 
-    /// Chooses an endpoint for a request, other than those in `tried`.
-    ///
-    /// Power of two choices: of two random endpoints, the one with fewer requests of this worker in flight. Each worker
-    /// sees a fair sample of all clients, so its own counters are enough, and it does not have to read those of other
-    /// workers.
-    ///
-    /// With `affinity`, the healthy endpoint that belongs to this hash.
-    pub fn choose(&self, tried: &[Rc<WorkerEndpoint>], affinity: Option<u64>) -> Option<Rc<WorkerEndpoint>> {
+    /// Chooses an endpoint for a request, other than those in `tried`, with fewer than `limit` slots in use: see [`select`].
+    pub fn choose(
+        &self,
+        tried: &[Rc<WorkerEndpoint>],
+        affinity: Option<u64>,
+        limit: Option<usize>,
+    ) -> Option<Rc<WorkerEndpoint>> {
+        let is_untried = |target: &Rc<WorkerEndpoint>| !tried.iter().any(|other| Rc::ptr_eq(other, target));
+        let has_room = |target: &Rc<WorkerEndpoint>| limit.is_none_or(|limit| target.endpoint.load.in_use() < limit);
+        select(&self.targets(), affinity, is_untried, has_room).map(Rc::clone)
+    }
+
+    /// The endpoint for which a slot counts; `None` if it has been removed.
+    pub fn find(&self, load: &Arc<EndpointLoad>) -> Option<Rc<WorkerEndpoint>> {
+        self.targets().iter().find(|target| Arc::ptr_eq(&target.endpoint.load, load)).map(Rc::clone)
+    }
+
+    /// The current endpoints.
+    fn targets(&self) -> Ref<'_, Vec<Rc<WorkerEndpoint>>> {
         if self.generation.get() != self.backends.generation() {
             self.refresh();
         }
-        let targets = self.targets.borrow();
-        if let [only] = &targets[..] {
-            return tried.is_empty().then(|| Rc::clone(only));
-        }
-        let untried = |target: &&Rc<WorkerEndpoint>| !tried.iter().any(|other| Rc::ptr_eq(other, target));
-        let available = |target: &&Rc<WorkerEndpoint>| target.is_available() && untried(target);
-        let probing =
-            |target: &&Rc<WorkerEndpoint>| target.endpoint.state() == EndpointState::Probing && untried(target);
-        if let Some(affinity) = affinity {
-            let healthy = |target: &&Rc<WorkerEndpoint>| target.endpoint.state() == EndpointState::Healthy;
-            let candidates = targets.iter().filter(|target| healthy(target) && untried(target));
-            if let Some(target) = candidates.max_by_key(|target| rendezvous_weight(affinity, &target.endpoint.address))
-            {
-                return Some(Rc::clone(target));
-            }
-        }
-        // If no endpoint is available, use a probing one that already has a request, and at last an ejected one. It may
-        // have recovered, and rejecting the request would help no one.
-        less_loaded_of_two(&targets, available)
-            .or_else(|| less_loaded_of_two(&targets, probing))
-            .or_else(|| less_loaded_of_two(&targets, untried))
+        self.targets.borrow()
     }
 
     /// The number of available endpoints other than those in `tried`.
@@ -182,63 +171,8 @@ impl LoadBalancer {
 
     /// Closes connections that exceeded the idle timeout, and those of removed endpoints.
     pub fn close_expired(&self) {
-        if self.generation.get() != self.backends.generation() {
-            self.refresh();
-        }
-        for target in self.targets.borrow().iter() {
+        for target in self.targets().iter() {
             target.pool.close_expired();
-        }
-    }
-}
-
-/// Rendezvous hashing: of all endpoints, the one with the highest weight belongs to a hash. When an endpoint appears or
-/// disappears, only the hashes that belong to it change their endpoint.
-fn rendezvous_weight(affinity: u64, address: &EndpointAddress) -> u64 {
-    // Without random keys, so that all workers and replicas agree.
-    let mut hasher = DefaultHasher::new();
-    match address {
-        EndpointAddress::Tcp(address) => (affinity, address).hash(&mut hasher),
-        EndpointAddress::Unix(path) => (affinity, path).hash(&mut hasher),
-    }
-    hasher.finish()
-}
-
-fn less_loaded_of_two(
-    targets: &[Rc<WorkerEndpoint>],
-    is_candidate: impl Fn(&&Rc<WorkerEndpoint>) -> bool,
-) -> Option<Rc<WorkerEndpoint>> {
-    let count = targets.iter().filter(&is_candidate).count();
-    let nth = |n: usize| targets.iter().filter(&is_candidate).nth(n);
-    let target = match count {
-        0 => return None,
-        1 => nth(0)?,
-        _ => {
-            let first = fastrand::usize(..count);
-            let second = (first + fastrand::usize(1..count)) % count;
-            let (first, second) = (nth(first)?, nth(second)?);
-            if second.in_flight() < first.in_flight() { second } else { first }
-        }
-    };
-    Some(Rc::clone(target))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_hashes_of_a_removed_endpoint_move() {
-        let addresses: Vec<_> = (1..=4).map(|host| EndpointAddress::Tcp(([10, 0, 0, host], 8000).into())).collect();
-        let chosen = |affinity: u64, among: &[EndpointAddress]| {
-            among.iter().max_by_key(|address| rendezvous_weight(affinity, address)).expect("not empty").clone()
-        };
-        for affinity in 0..400 {
-            let (before, after) = (chosen(affinity, &addresses), chosen(affinity, &addresses[1..]));
-            assert!(before == after || before == addresses[0], "{affinity}");
-        }
-        for address in &addresses {
-            let share = (0..400).filter(|affinity| chosen(*affinity, &addresses) == *address).count();
-            assert!((60..140).contains(&share), "{share} of 400 for {address}");
         }
     }
 }

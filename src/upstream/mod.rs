@@ -26,6 +26,7 @@ mod progress_timeout;
 mod request_body;
 mod response_body;
 mod retry;
+mod selection;
 mod status;
 
 use std::io;

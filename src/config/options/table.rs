@@ -160,12 +160,15 @@ group! { UPSTREAM: UpstreamKeys = "upstream." {
          backend that is a virtual host of that name or builds URLs from it. It is always in x-forwarded-host too.";
     abandoned: AbandonedPolicy = "half-close",
         "Handling of the backend connection of a request whose client has left. half-close: the gateway closes its \
-         direction, and the request counts toward all limits until the backend has responded or closed the connection, at \
-         most for upstream.response_timeout. close: for backends that misread a half-closed connection; the request \
+         direction, and the request keeps its slot and counts for its caller until the backend has responded or closed the \
+         connection, at most for upstream.response_timeout. close: for backends that misread a half-closed connection; the request \
          does not count any longer, although the backend may still process it.";
     requests: Limit<usize> = "0",
         "Maximum number of concurrent requests to all backends together, such as the number of the backend's threads. \
          Further requests are queued, and slots are shared fairly among callers. 0: no limit.";
+    requests_per_endpoint: Limit<usize> = "0",
+        "Maximum number of concurrent requests to each address of the backends. The load balancer passes over an address \
+         that has this number; while all have, requests are queued as for upstream.requests. 0: no limit.";
     queue: Limit<usize> = "1024",
         "Maximum number of queued requests. When the queue is full, the caller with the most queued requests receives \
          503. 0: no queue.";

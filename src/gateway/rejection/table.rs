@@ -867,12 +867,12 @@ rejections! {
         fault: Rules,
         response_header: RetryAfter(1),
         header: None,
-        rules: ["upstream.queue", "upstream.requests"],
+        rules: ["upstream.queue", "upstream.requests", "upstream.requests_per_endpoint"],
         message: "The Timbr backend is busy, and too many requests are queued. Send fewer at a time, or try again in a \
                   moment. This one was not sent.",
-        remedy: "The backend has `upstream.requests` requests, and `upstream.queue` more are queued. When the queue is \
-                 full, the caller with the most queued requests receives this rejection. Nothing was sent. See \
-                 [upstreams.md](upstreams.md).",
+        remedy: "The backend has `upstream.requests` requests, or each endpoint `upstream.requests_per_endpoint`, and \
+                 `upstream.queue` more are queued. When the queue is full, the caller with the most queued requests \
+                 receives this rejection. Nothing was sent. See [upstreams.md](upstreams.md).",
     }
     /// The request was queued for too long.
     QueueTimeout {
@@ -882,10 +882,10 @@ rejections! {
         fault: Rules,
         response_header: RetryAfter(1),
         header: None,
-        rules: ["upstream.queue_timeout", "upstream.requests"],
+        rules: ["upstream.queue_timeout", "upstream.requests", "upstream.requests_per_endpoint"],
         message: "The Timbr backend was busy for too long. The request was not sent; try again in a moment.",
-        remedy: "The backend had `upstream.requests` requests, and this one was queued for longer than \
-                 `upstream.queue_timeout`. Nothing was sent.",
+        remedy: "The backend had `upstream.requests` requests, or each endpoint `upstream.requests_per_endpoint`, and this \
+                 one was queued for longer than `upstream.queue_timeout`. Nothing was sent.",
     }
     /// An operator has cancelled the query.
     QueryCancelled(why: Arc<str>) {

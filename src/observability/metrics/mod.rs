@@ -58,7 +58,7 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Requests whose response has not ended.
     pub requests_in_flight: Gauge,
-    /// Requests in flight that wait for a slot under `upstream.requests`.
+    /// Requests in flight that wait for a slot.
     pub requests_queued: Gauge,
     /// 1 if the certificate files could not be read and the previous certificates are kept.
     pub certificates_unusable: Gauge,
@@ -119,10 +119,10 @@ impl Default for Metrics {
             workers,
             connections: catalogue.register_gauge("client_connections", "Open client connections"),
             requests_in_flight: catalogue
-                .register_gauge("requests_in_flight", "Requests in flight, until the end of the response body; with abandoned ones"),
+                .register_gauge("requests_in_flight", "Requests that count toward limits.requests, until the end of the response body"),
             requests_queued: catalogue.register_gauge(
                 "requests_queued",
-                "Requests in flight that are queued because upstream.requests is reached",
+                "Requests in flight that are queued because upstream.requests or upstream.requests_per_endpoint is reached",
             ),
             certificates_unusable: catalogue.register_gauge(
                 "certificates_unusable",

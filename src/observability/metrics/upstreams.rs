@@ -71,7 +71,7 @@ impl UpstreamMetrics {
                 "upstream_requests_abandoned",
                 MetricKind::Gauge,
                 ENDPOINT_LABELS,
-                "Requests in flight to this endpoint whose clients have left; they count toward upstream.requests",
+                "Requests in flight to this endpoint whose clients have left; they count toward upstream.requests and upstream.requests_per_endpoint",
             ),
             abandonments: catalogue.register_family(
                 "upstream_abandonments",

@@ -12,7 +12,7 @@ use crate::support::gateway::Gateway;
 use crate::support::upstream::{AfterRequest, Upstream, respond, write};
 use crate::support::wait_until;
 
-use super::{JSON, endpoint};
+use super::{JSON, endpoint, gateway};
 
 const QUERY: &str = "POST /timbr/api/x";
 const PROCESSING_TIME: Duration = Duration::from_millis(300);
@@ -149,18 +149,20 @@ const PATTERNS: [(&str, Abuse); 5] = [
     ("announce a body and do not send it, 100 times", hold_uploads),
 ];
 
-/// For the limit on all requests and the limit on the requests of one user.
-const LIMITS: [(&str, usize); 2] = [("UPSTREAM_REQUESTS", 4), ("LIMITS_REQUESTS_PER_IDENTITY", 6)];
+/// For the limit on all requests, the limit on the requests of one user, and the limit on those of each endpoint, with the
+/// number of endpoints.
+const LIMITS: [(&str, usize, usize); 3] =
+    [("UPSTREAM_REQUESTS", 4, 1), ("LIMITS_REQUESTS_PER_IDENTITY", 6, 1), ("UPSTREAM_REQUESTS_PER_ENDPOINT", 2, 2)];
 
 #[test]
 fn the_backend_never_gets_more_than_the_limit_whatever_clients_do() {
     let document = std::fs::read_to_string("docs/attacks.md").expect("read");
     for (pattern, abuse) in PATTERNS {
-        let seen = LIMITS.map(|(option, limit)| {
+        let seen = LIMITS.map(|(option, limit, endpoints)| {
             let limit_text = limit.to_string();
-            let backend = BusyBackend::start();
-            let options = [(option, limit_text.as_str()), ("LIMITS_BODY_RATE", "1B")];
-            let gateway = Gateway::start(backend.address, &options);
+            let backends: Vec<_> = (0..endpoints).map(|_| BusyBackend::start()).collect();
+            let addresses: Vec<_> = backends.iter().map(|backend| backend.address).collect();
+            let gateway = gateway(&addresses, &[(option, limit_text.as_str()), ("LIMITS_BODY_RATE", "1B")]);
             let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
             let until = Instant::now() + Duration::from_millis(1200);
             thread::scope(|scope| {
@@ -170,12 +172,15 @@ fn the_backend_never_gets_more_than_the_limit_whatever_clients_do() {
                 assert_eq!(served.status, 200, "{pattern}: another user is not served with {option}");
             });
             gateway.expect_metric("timbr_gateway_requests_in_flight", 0.0);
-            assert_eq!(endpoint(&gateway, backend.address)["in_flight"], 0, "{pattern}");
-            wait_until("the backend has nothing to do", || backend.now.load(Ordering::SeqCst) == 0);
+            for address in addresses {
+                wait_until("no request counts", || endpoint(&gateway, address)["in_flight"] == 0);
+            }
+            wait_until("no backend is busy", || backends.iter().all(|one| one.now.load(Ordering::SeqCst) == 0));
             // The other user has one more request where the limit is for each user.
             let allowed = limit + usize::from(option == "LIMITS_REQUESTS_PER_IDENTITY");
-            assert!(backend.most() <= allowed, "{pattern}: {} requests with {option}={limit}", backend.most());
-            backend.most()
+            let most = backends.iter().map(BusyBackend::most).max().expect("at least one");
+            assert!(most <= allowed, "{pattern}: {most} requests with {option}={limit}");
+            most
         });
         println!("{pattern}: {seen:?}");
         let row = document.lines().find_map(|line| line.strip_prefix(&format!("| {pattern} | ")));

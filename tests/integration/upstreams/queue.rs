@@ -76,6 +76,45 @@ fn queries_of_one_user_do_not_block_other_users() {
 }
 
 #[test]
+fn requests_pass_over_full_endpoints_and_wait_while_all_are_full() {
+    let (first, open_first) = gate();
+    let (second, open_second) = gate();
+    let backends = [first.address(), second.address()];
+    let gateway = super::gateway(&backends, &[("UPSTREAM_REQUESTS_PER_ENDPOINT", "2")]);
+    let token = gateway.token();
+    let mut clients: Vec<_> = (0..6).map(|_| sent(&gateway, &token)).collect();
+    wait_until("four have arrived", || (first.log().len(), second.log().len()) == (2, 2));
+    wait_until("two wait", || queued(&gateway) == 2.0);
+    open_first.store(true, Ordering::SeqCst);
+    wait_until("the others are served", || first.log().len() == 4 && queued(&gateway) == 0.0);
+    assert_eq!(second.log().len(), 2, "it is full");
+    open_second.store(true, Ordering::SeqCst);
+    for client in &mut clients {
+        assert_eq!(client.read_response().status, 200);
+    }
+}
+
+#[test]
+fn an_endpoint_that_does_not_listen_keeps_no_slot() {
+    let (upstream, open) = gate();
+    let backends = [upstream.address(), super::closed_port()];
+    let options = [("UPSTREAM_REQUESTS_PER_ENDPOINT", "2"), ("UPSTREAM_EJECT_AFTER", "1")];
+    let gateway = super::gateway(&backends, &options);
+    let token = gateway.token();
+    // At least the second one is sent to the closed port first, as the other endpoint has a request then.
+    let mut clients: Vec<_> = (0..2).map(|_| sent(&gateway, &token)).collect();
+    wait_until("they have arrived", || upstream.log().len() == 2);
+    let dead = super::endpoint(&gateway, backends[1]);
+    assert_eq!((dead["state"].as_str(), dead["in_flight"].as_u64()), (Some("ejected"), Some(0)), "{dead}");
+    clients.push(sent(&gateway, &token));
+    wait_until("it waits for the healthy endpoint", || queued(&gateway) == 1.0);
+    open.store(true, Ordering::SeqCst);
+    for client in &mut clients {
+        assert_eq!(client.read_response().status, 200);
+    }
+}
+
+#[test]
 fn queue_rejections_have_a_retry_after() {
     let (upstream, open) = gate();
     let options = [("UPSTREAM_REQUESTS", "1"), ("UPSTREAM_QUEUE", "2"), ("UPSTREAM_QUEUE_TIMEOUT", "600ms")];
