@@ -19,6 +19,7 @@ use crate::base::identity_hasher::IdentityHasher;
 use crate::config::{LimitOptions, LimitRule, QueueOptions};
 use crate::observability::metrics::{CloseCause, Metrics};
 use crate::observability::queries::RunningQueryGuard;
+use crate::os::fd_limit;
 
 pub use endpoint_load::{EndpointChoice, EndpointChooser, EndpointLoad, EndpointPermit};
 use fair_queue::{FairQueue, SlotRequest};
@@ -37,6 +38,9 @@ pub struct Admission {
     memory: Arc<MemoryLimit>,
     /// Requests that wait for the proof of their identity.
     unauthenticated: Arc<AtomicUsize>,
+    /// Requests whose clients have left, as far as they do not count toward `limits.requests` any longer.
+    abandoned: Arc<AtomicUsize>,
+    max_abandoned: usize,
     streams: Arc<KeyedCounts>,
     /// One for each upstream, by its index in the configuration.
     queues: Vec<UpstreamQueue>,
@@ -83,8 +87,22 @@ impl Admission {
             fair_queue: limits.map(|limits| FairQueue::new(limits, Arc::clone(&metrics))),
         };
         let queues = queues.into_iter().map(queue).collect();
-        let (connections, requests, memory, streams, unauthenticated) = Default::default();
-        Admission { limits, metrics, connections, requests, memory, streams, unauthenticated, queues, rules }
+        // Each of them has a connection to a backend, as each other request may have.
+        let max_abandoned = limits.requests.min(fd_limit::raise_to_max().saturating_sub(limits.requests));
+        let (connections, requests, memory, streams, unauthenticated, abandoned) = Default::default();
+        Admission {
+            limits,
+            metrics,
+            connections,
+            requests,
+            memory,
+            unauthenticated,
+            abandoned,
+            max_abandoned,
+            streams,
+            queues,
+            rules,
+        }
     }
 
     /// The same counts with new limits. If the limits of a fair queue change, the new queue starts empty: it does
@@ -100,6 +118,7 @@ impl Admission {
         admission.requests = Arc::clone(&self.requests);
         admission.memory = Arc::clone(&self.memory);
         admission.unauthenticated = Arc::clone(&self.unauthenticated);
+        admission.abandoned = Arc::clone(&self.abandoned);
         admission.streams = Arc::clone(&self.streams);
         for queue in &mut admission.queues {
             let is_same = |old: &&UpstreamQueue| old.upstream == queue.upstream && old.limits == queue.limits;
@@ -170,6 +189,7 @@ impl Admission {
             admission: Arc::clone(self),
             caller: None,
             is_unauthenticated: false,
+            is_abandoned: false,
             kind: RequestKind::Query,
             slot: None,
             rules: Vec::new(),
@@ -240,6 +260,8 @@ pub struct RequestPermit {
     caller: Option<u64>,
     /// True while it counts as a request without a proven identity.
     is_unauthenticated: bool,
+    /// True if it does not count toward `limits.requests` any longer.
+    is_abandoned: bool,
     slot: Option<Slot>,
     /// Of the rules that limit concurrent requests.
     rules: Vec<RulePermit>,
@@ -333,6 +355,19 @@ impl RequestPermit {
         self.slot.as_mut()
     }
 
+    /// The client has left, and the backend still works on the request. It keeps its slot and counts for its caller, so that
+    /// a client that leaves again and again gets no further request to the backend. But it needs only a connection, and
+    /// does not count toward `limits.requests`, which would block all callers; as many again may be in this state.
+    pub fn abandon(&mut self) {
+        let before = self.admission.abandoned.fetch_add(1, Ordering::Relaxed);
+        if before < self.admission.max_abandoned {
+            self.admission.metrics.requests_in_flight.dec();
+            self.is_abandoned = true;
+        } else {
+            self.admission.abandoned.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Passes the slot on to the next waiting request: the backend has responded completely.
     pub fn release_slot(&mut self) {
         self.slot = None;
@@ -348,7 +383,11 @@ impl Drop for RequestPermit {
                 RequestKind::EventStream => self.admission.streams.decrement(caller),
             }
         }
-        self.admission.metrics.requests_in_flight.dec();
+        if self.is_abandoned {
+            self.admission.abandoned.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.admission.metrics.requests_in_flight.dec();
+        }
     }
 }
 
@@ -489,6 +528,31 @@ mod tests {
         assert!(request("a").is_ok());
         assert_eq!(admission.metrics().requests_in_flight.get(), 1);
         assert_eq!(admission.requests.counts.len(), 1, "counts of zero are removed");
+    }
+
+    #[test]
+    fn abandoned_requests_count_for_their_caller_and_not_toward_the_total() {
+        let admission = admission();
+        let request = |caller: &str| {
+            let mut permit = admission.admit_request()?;
+            permit.count_for(&caller, RequestKind::Query).map(|()| permit)
+        };
+        let abandon = |caller: &str| {
+            let mut permit = request(caller).expect("a permit");
+            permit.abandon();
+            permit
+        };
+        let mut abandoned: Vec<_> = ["a", "a", "b"].map(abandon).into();
+        assert_eq!(request("a").expect_err("too many"), LimitExceeded::Caller);
+        assert_eq!(admission.metrics().requests_in_flight.get(), 0);
+        // As many again as the limit, and no more.
+        abandoned.extend(["b", "c", "c"].map(abandon));
+        assert_eq!(request("d").expect_err("too many"), LimitExceeded::Total);
+        abandoned.truncate(3);
+        assert!(request("d").is_ok());
+        drop(abandoned);
+        assert_eq!(admission.metrics().requests_in_flight.get(), 0);
+        assert_eq!((admission.abandoned.load(Ordering::Relaxed), admission.requests.counts.len()), (0, 0));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Requests whose clients have left before the backend has responded completely.
 //!
 //! The gateway half-closes the connection. A backend that watches for the departure of its client then ends the query;
-//! one that does not (WSGI) executes it to its end. In both cases the permit, the slot and the endpoint's count are kept
-//! until the backend has responded or closed the connection: otherwise clients that leave again and again could put any
-//! number of queries on the backend.
+//! one that does not (WSGI) executes it to its end. In both cases the slot, the endpoint's count and that of the caller are
+//! kept until the backend has responded or closed the connection: otherwise clients that leave again and again could put
+//! any number of queries on the backend.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -59,11 +59,10 @@ pub fn abandon_response(in_flight: UpstreamInFlight, body: Box<ResponseBody>) {
     hand_over(in_flight, Stage::Body(body));
 }
 
-fn hand_over(in_flight: UpstreamInFlight, stage: Stage) {
+fn hand_over(mut in_flight: UpstreamInFlight, stage: Stage) {
     // Requests of the gateway itself have no client, and no permit that could limit their number.
-    if in_flight.permit.is_none() {
-        return;
-    }
+    let Some(permit) = &mut in_flight.permit else { return };
+    permit.abandon();
     let target = Rc::clone(&in_flight.target);
     target.counters().abandonments.increment();
     if let Some(sender) = &target.abandoned {

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -230,26 +230,34 @@ fn a_backend_that_watches_notices_that_the_client_has_left() {
 }
 
 #[test]
-fn an_abandoned_request_counts_until_the_backend_responds() {
-    let upstream = Upstream::with_behaviour(|_, stream| {
-        thread::sleep(Duration::from_millis(700));
+fn an_abandoned_request_counts_for_its_caller_and_blocks_no_other_one() {
+    let is_open = Arc::<AtomicBool>::default();
+    let open = Arc::clone(&is_open);
+    let upstream = Upstream::with_behaviour(move |request, stream| {
+        if !request.line.contains("/quick") {
+            wait_until("it may respond", || open.load(Ordering::SeqCst));
+        }
         respond(stream, 200, "{}")
     });
-    let options = [("LIMITS_REQUESTS_PER_IDENTITY", "1")];
+    let options = [("LIMITS_REQUESTS_PER_IDENTITY", "1"), ("LIMITS_REQUESTS", "1")];
     let gateway = Gateway::start(upstream.address(), &options);
-    let token = gateway.token();
+    let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
     let mut client = gateway.client();
-    client.write_request(QUERY, &[JSON, ("x-api-key", &token)], b"{}");
+    client.write_request(QUERY, &[JSON, ("x-api-key", &alice)], b"{}");
     wait_until("the request has arrived", || upstream.log().len() == 1);
+    gateway.expect_metric("timbr_gateway_requests_in_flight", 1.0);
     drop(client);
     let labels = format!("{{upstream=\"default\",backend=\"{0}\",address=\"{0}\"}}", upstream.address());
     gateway.expect_metric(&format!("timbr_gateway_upstream_requests_abandoned{labels}"), 1.0);
-    let refused = gateway.client().send(QUERY, &[JSON, ("x-api-key", &token)], b"{}");
+    let quick = |token: &str| gateway.client().send("POST /timbr/api/quick", &[JSON, ("x-api-key", token)], b"{}");
+    let refused = quick(&alice);
     assert_eq!((refused.status, refused.reason().as_str()), (429, "too_many_requests"));
-    gateway.expect_metric("timbr_gateway_requests_in_flight", 1.0);
+    gateway.expect_metric("timbr_gateway_requests_in_flight", 0.0);
+    assert_eq!(quick(&bob).status, 200, "limits.requests is free");
+    is_open.store(true, Ordering::SeqCst);
     gateway.expect_metric(&format!("timbr_gateway_upstream_requests_abandoned{labels}"), 0.0);
     assert_eq!(gateway.metric(&format!("timbr_gateway_upstream_abandonments_total{labels}")), 1.0);
-    assert_eq!(gateway.client().send(QUERY, &[JSON, ("x-api-key", &token)], b"{}").status, 200);
+    assert_eq!(quick(&alice).status, 200);
     gateway.expect_metric("timbr_gateway_requests_in_flight", 0.0);
 }
 
