@@ -1,7 +1,7 @@
 //! Whether the process uses more memory than it may. It does not measure that itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// Maximum number of connections that are opened while memory is exhausted and stay open until their first request has
 /// been rejected. Further ones are closed at once, as each one costs memory.
@@ -11,6 +11,8 @@ const MAX_LATE_CONNECTIONS: usize = 64;
 #[derive(Debug, Default)]
 pub struct MemoryLimit {
     is_exhausted: AtomicBool,
+    /// In bytes; 0: not known yet.
+    limit: AtomicU64,
     late_connections: AtomicUsize,
 }
 
@@ -18,10 +20,20 @@ impl MemoryLimit {
     /// Records the bytes in use. Returns whether memory is exhausted, if that has changed. It is available again once a
     /// sixteenth of the limit is free.
     pub fn record_usage(&self, used: u64, limit: u64) -> Option<bool> {
+        self.limit.store(limit, Ordering::Relaxed);
         let was_exhausted = self.is_exhausted();
         let is_exhausted = used >= if was_exhausted { limit - limit / 16 } else { limit };
         self.is_exhausted.store(is_exhausted, Ordering::Relaxed);
         (is_exhausted != was_exhausted).then_some(is_exhausted)
+    }
+
+    /// The part of the limit for responses that clients do not read. They need it at once if backends respond to many
+    /// requests at the same time, before anything is rejected; the rest is for everything else.
+    pub(super) fn for_responses(&self) -> u64 {
+        match self.limit.load(Ordering::Relaxed) {
+            0 => u64::MAX,
+            limit => limit / 4,
+        }
     }
 
     /// Returns whether requests are rejected, and idle connections closed.

@@ -306,6 +306,13 @@ impl RequestPermit {
         Ok(())
     }
 
+    /// The bytes of its response that this request may hold while the client does not read them: an equal share for each
+    /// request in flight.
+    pub fn response_memory(&self) -> u64 {
+        let in_flight = u64::try_from(self.admission.metrics.requests_in_flight.get()).unwrap_or(1);
+        self.admission.memory.for_responses() / in_flight.max(1)
+    }
+
     /// What the request was counted as.
     pub fn kind(&self) -> RequestKind {
         self.kind
@@ -528,6 +535,17 @@ mod tests {
         assert!(request("a").is_ok());
         assert_eq!(admission.metrics().requests_in_flight.get(), 1);
         assert_eq!(admission.requests.counts.len(), 1, "counts of zero are removed");
+    }
+
+    #[test]
+    fn requests_in_flight_share_the_memory_for_responses() {
+        let admission = admission();
+        let one = admission.admit_request().expect("a permit");
+        assert_eq!(one.response_memory(), u64::MAX);
+        admission.memory().record_usage(0, 400);
+        assert_eq!(one.response_memory(), 100);
+        let _two = admission.admit_request().expect("a permit");
+        assert_eq!(one.response_memory(), 50);
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub enum ResponseBodyError {
 /// Maximum number of bytes per read. Twice as many cost no less; half of it costs a quarter more behind TLS.
 const MAX_READ_SIZE: u64 = 128 * 1024;
 
+/// Number of bytes per read if memory is short, or if they are discarded.
+const MIN_READ_SIZE: u64 = 8 * 1024;
+
 /// A backend's response body. Once it is read to the end, its connection goes back to the pool.
 pub struct ResponseBody {
     connection: Option<Box<UpstreamConnection>>,
@@ -227,7 +230,7 @@ impl ResponseBody {
                 },
                 RemainingBody::UntilClose => MAX_READ_SIZE,
             };
-            let wanted = usize::try_from(wanted.min(MAX_READ_SIZE)).expect("128 KiB");
+            let wanted = usize::try_from(wanted.min(max_read_size(self.in_flight.as_ref()))).expect("128 KiB");
             match ready!(connection.poll_fill(cx, wanted)) {
                 Ok(0) if matches!(self.remaining, RemainingBody::UntilClose) => {
                     self.remaining = RemainingBody::Done;
@@ -239,6 +242,13 @@ impl ResponseBody {
             }
         }
     }
+}
+
+/// What one read returns is kept until the client has read it.
+fn max_read_size(in_flight: Option<&UpstreamInFlight>) -> u64 {
+    let Some(UpstreamInFlight { permit, .. }) = in_flight else { return MIN_READ_SIZE };
+    let memory = permit.as_deref().map_or(u64::MAX, RequestPermit::response_memory);
+    memory.clamp(MIN_READ_SIZE, MAX_READ_SIZE)
 }
 
 impl Drop for ResponseBody {

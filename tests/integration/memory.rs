@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -126,6 +127,41 @@ fn what_each_client_can_hold_is_bounded() {
     for (each, most) in [(idle, 32), (heads, 96), (upload, 256), (stream, 224), (unread, 256), (blocked, 192)] {
         assert!(each <= most, "{each} KiB, at most {most}");
     }
+}
+
+/// Of responses that arrive at the same time, for requests that were admitted while memory was free.
+#[test]
+fn responses_that_are_not_read_share_a_part_of_the_memory() {
+    const LIMIT: usize = 56 * MIB;
+    const STREAMS: u32 = 64;
+    const CONNECTIONS: usize = 7;
+    let (body, arrived) = ("x".repeat(MIB), AtomicUsize::new(0));
+    let upstream = Upstream::with_behaviour(move |_, stream| {
+        arrived.fetch_add(1, Ordering::SeqCst);
+        while arrived.load(Ordering::SeqCst) < CONNECTIONS * STREAMS as usize {
+            thread::sleep(Duration::from_millis(5));
+        }
+        respond(stream, 200, &body)
+    });
+    let options = [("TOKENS_FOREIGN", "reject"), ("LIMITS_MEMORY", "56MiB"), ("TIMEOUTS_WRITE", "300s")];
+    let program = Program::start(upstream.address(), &options);
+    let token = program.token();
+    let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| frames(&program)).collect();
+    let streams = || (0..STREAMS).map(|number| 1 + 2 * number);
+    for client in &mut clients {
+        client.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes()));
+        for stream in streams() {
+            client.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &good_head("GET", "/timbr/api/x", &token)));
+        }
+    }
+    let mut most = 0;
+    for client in &mut clients {
+        let mut have_all = || client.wait_for(|frames| streams().all(|stream| frames.has_body(stream)));
+        assert!((0..10).any(|_| have_all()), "the responses begin");
+        most = most.max(program.memory());
+    }
+    println!("{} MiB with {} responses that are not read", most / MIB, CONNECTIONS * STREAMS as usize);
+    assert!(most < LIMIT + LIMIT / 4, "{most}");
 }
 
 /// The limit is that of the whole process; the attacks do not know each other.
