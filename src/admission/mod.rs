@@ -4,18 +4,15 @@
 
 mod endpoint_load;
 mod fair_queue;
+mod keyed_counts;
 mod memory;
 mod rule_limiter;
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
-
-use crate::base::identity_hasher::IdentityHasher;
 use crate::config::{LimitOptions, LimitRule, QueueOptions};
 use crate::observability::metrics::{CloseCause, Metrics};
 use crate::observability::queries::RunningQueryGuard;
@@ -24,6 +21,7 @@ use crate::os::fd_limit;
 pub use endpoint_load::{EndpointChoice, EndpointChooser, EndpointLoad, EndpointPermit};
 use fair_queue::{FairQueue, SlotRequest};
 pub use fair_queue::{QueueError, Slot};
+use keyed_counts::KeyedCounts;
 use memory::{LateConnection, MemoryLimit};
 use rule_limiter::RulePermit;
 pub use rule_limiter::{RuleExceeded, RuleLimiter};
@@ -404,47 +402,6 @@ pub fn network(address: IpAddr) -> (u8, u64) {
     match address.to_canonical() {
         IpAddr::V4(address) => (4, u64::from(address.to_bits())),
         IpAddr::V6(address) => (6, (address.to_bits() >> 64) as u64),
-    }
-}
-
-/// A count for each key. Keys are hashes under a random secret of this process.
-///
-/// SECURITY: without the secret, a client could choose a name whose hash collides with that of a different client,
-/// and use up that client's limit.
-#[derive(Debug, Default)]
-struct KeyedCounts {
-    hasher: RandomState,
-    /// No count is zero.
-    counts: DashMap<u64, usize, IdentityHasher>,
-}
-
-impl KeyedCounts {
-    fn hash_key(&self, key: &impl Hash) -> u64 {
-        self.hasher.hash_one(key)
-    }
-
-    /// Increments the count of `key` unless it has reached `max`.
-    fn try_increment(&self, key: u64, max: usize) -> bool {
-        match self.counts.entry(key) {
-            Entry::Occupied(entry) if *entry.get() >= max => false,
-            Entry::Occupied(mut entry) => {
-                *entry.get_mut() += 1;
-                true
-            }
-            Entry::Vacant(entry) => {
-                entry.insert(1);
-                true
-            }
-        }
-    }
-
-    fn decrement(&self, key: u64) {
-        if let Entry::Occupied(mut entry) = self.counts.entry(key) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
     }
 }
 
