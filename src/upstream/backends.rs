@@ -174,8 +174,7 @@ impl Backends {
             .iter()
             .filter(is_new)
             .map(|address| {
-                let is_same =
-                    |old: &Arc<Endpoint>| old.address == *address && old.origin.has_same_address(origin);
+                let is_same = |old: &Arc<Endpoint>| old.address == *address && old.origin.has_same_address(origin);
                 let before = self.removed().into_iter().rfind(is_same);
                 let load = before.as_ref().map(|old| &old.load);
                 Endpoint::new(Arc::clone(origin), address.clone(), self.workers, load)

@@ -97,11 +97,20 @@ impl DoctorReport {
         match self.format {
             OutputFormat::Json => serde_json::json!({"healthy": self.is_healthy(), "steps": self.steps}).to_string(),
             OutputFormat::Text if self.is_healthy() => {
-                let skipped = self.steps.iter().filter(|step| step.outcome == CheckOutcome::Skipped);
-                let names: Vec<_> = skipped.map(|step| step.step).collect();
-                match names.is_empty() {
+                let skipped: Vec<_> = self
+                    .steps
+                    .iter()
+                    .filter(|step| step.outcome == CheckOutcome::Skipped)
+                    .map(|step| step.step)
+                    .collect();
+                // Steps of one name, such as `route`, follow each other.
+                let named = skipped.chunk_by(|one, other| one == other).map(|same| match same {
+                    [one] => (*one).to_owned(),
+                    _ => format!("{} ({} times)", same[0], same.len()),
+                });
+                match skipped.is_empty() {
                     true => "All checks passed.".to_owned(),
-                    false => format!("No check failed. Not tried: {}.", names.join(", ")),
+                    false => format!("No check failed. Skipped: {}.", named.collect::<Vec<_>>().join(", ")),
                 }
             }
             OutputFormat::Text => "Some checks failed.".to_owned(),
