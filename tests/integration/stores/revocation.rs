@@ -60,7 +60,7 @@ fn a_revocation_lost_by_a_failover_is_written_again() {
     let StoreFixture::Redis(redis) = &fixture else { unreachable!() };
     let replica = fixture.open();
     let id = replica.mint("alice", 1).expect("minted");
-    let key = redis.command::<Vec<String>>(&["KEYS", "*t:*"]).pop().expect("it is there");
+    let key = redis.command::<Vec<String>>(&["KEYS", "timbr-gateway:t:*"]).pop().expect("it is there");
     let value: Vec<u8> = redis.command(&["GET", &key]);
     replica.block_on(replica.store().revoke(Revocation::Token(id.fingerprint()))).expect("it responds");
     // The state of a server that lagged behind: the token, but not its revocation.

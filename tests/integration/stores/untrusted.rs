@@ -111,7 +111,7 @@ fn an_older_mark_does_not_undo_a_revocation(fixture: &StoreFixture) {
     revoke();
     let old: Vec<Vec<u8>> = redis.command(&["HGETALL", MARKS]);
     let second = replica.mint("alice", 2).expect("minted");
-    let tokens = fixture.keys("*t:*").into_iter().map(|key| {
+    let tokens = fixture.keys("timbr-gateway:t:*").into_iter().map(|key| {
         let value: Vec<u8> = fixture.server_of(&key).command(&["GET", &key]);
         (key, value)
     });
