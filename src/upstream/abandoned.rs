@@ -28,6 +28,8 @@ const MAX_DISCARDED: u64 = 1024 * 1024;
 /// A request that was sent, at least in part, and whose client has left.
 pub struct AbandonedRequest {
     stage: Stage,
+    /// The response timeout of its route; `None`: that of the upstream.
+    response_timeout: Option<Duration>,
     // Fields are dropped from top to bottom: the connection is closed before the permit is released.
     _in_flight: UpstreamInFlight,
     _count: AbandonedCount,
@@ -50,16 +52,21 @@ impl Drop for AbandonedCount {
 }
 
 /// Abandons a request whose response has not begun.
-pub fn abandon_before_response(in_flight: UpstreamInFlight, connection: Box<UpstreamConnection>, method: Method) {
-    hand_over(in_flight, Stage::Head(connection, method));
+pub fn abandon_before_response(
+    in_flight: UpstreamInFlight,
+    connection: Box<UpstreamConnection>,
+    method: Method,
+    response_timeout: Option<Duration>,
+) {
+    hand_over(in_flight, Stage::Head(connection, method), response_timeout);
 }
 
 /// Abandons a request whose response has begun.
 pub fn abandon_response(in_flight: UpstreamInFlight, body: Box<ResponseBody>) {
-    hand_over(in_flight, Stage::Body(body));
+    hand_over(in_flight, Stage::Body(body), None);
 }
 
-fn hand_over(mut in_flight: UpstreamInFlight, stage: Stage) {
+fn hand_over(mut in_flight: UpstreamInFlight, stage: Stage, response_timeout: Option<Duration>) {
     // Requests of the gateway itself have no client, and no permit that could limit their number.
     let Some(permit) = &mut in_flight.permit else { return };
     permit.abandon();
@@ -67,13 +74,14 @@ fn hand_over(mut in_flight: UpstreamInFlight, stage: Stage) {
     target.counters().abandonments.increment();
     if let Some(sender) = &target.abandoned {
         target.counters().abandoned.increment();
-        let request = AbandonedRequest { stage, _in_flight: in_flight, _count: AbandonedCount(Rc::clone(&target)) };
+        let count = AbandonedCount(Rc::clone(&target));
+        let request = AbandonedRequest { stage, response_timeout, _in_flight: in_flight, _count: count };
         // Without a receiver the worker ends, and the request is dropped.
         let _ = sender.send(request);
     }
 }
 
-/// Finishes all abandoned requests of a worker's client, each within `limit`. Ends with the last sender.
+/// Finishes all abandoned requests of a worker's client, each within the response timeout of its route, or `limit`. Ends with the last sender.
 pub async fn finish_all(mut requests: UnboundedReceiver<AbandonedRequest>, limit: Duration, max_pause: Duration) {
     let mut tasks = JoinSet::new();
     loop {
@@ -81,6 +89,7 @@ pub async fn finish_all(mut requests: UnboundedReceiver<AbandonedRequest>, limit
             request = requests.recv() => {
                 let Some(request) = request else { break };
                 tasks.spawn_local(async move {
+                    let limit = request.response_timeout.unwrap_or(limit);
                     let _ = timeout(limit, request.finish(max_pause)).await;
                 });
             }
@@ -93,7 +102,7 @@ pub async fn finish_all(mut requests: UnboundedReceiver<AbandonedRequest>, limit
 impl AbandonedRequest {
     /// Waits until the backend has responded or closed the connection.
     async fn finish(self, max_pause: Duration) {
-        let AbandonedRequest { stage, _in_flight, _count } = self;
+        let AbandonedRequest { stage, _in_flight, _count, .. } = self;
         let mut body = match stage {
             Stage::Body(mut body) => {
                 body.half_close();

@@ -338,7 +338,8 @@ impl Drop for PendingRequest {
     fn drop(&mut self) {
         if let (Some(connection), Some(in_flight), true) = (self.connection.take(), self.in_flight.take(), self.is_sent)
         {
-            abandon_before_response(in_flight, connection, self.method.clone());
+            let response_timeout = self.options.response_timeout;
+            abandon_before_response(in_flight, connection, self.method.clone(), response_timeout);
         }
     }
 }

@@ -279,6 +279,26 @@ fn an_abandoned_request_counts_at_most_for_the_response_timeout() {
     gateway.expect_metric("timbr_gateway_requests_in_flight", 0.0);
 }
 
+/// The backend works on a slow report for as long as its route allows, whatever other routes allow.
+#[test]
+fn an_abandoned_request_counts_for_the_response_timeout_of_its_route() {
+    let upstream = Upstream::with_behaviour(|_, _| {
+        thread::sleep(Duration::from_secs(30));
+        AfterRequest::Close
+    });
+    let file = "routes:\n  - {name: slow, prefix: /reports, response_timeout: 1h}\n";
+    let gateway = Gateway::start_with_file(upstream.address(), file, &[("UPSTREAM_RESPONSE_TIMEOUT", "100ms")]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    client.write_request("GET /reports/x", &[JSON, ("x-api-key", &token)], b"");
+    wait_until("the request has arrived", || upstream.log().len() == 1);
+    drop(client);
+    let abandoned = || endpoint(&gateway, upstream.address())["abandoned"].as_u64();
+    wait_until("it is abandoned", || abandoned() == Some(1));
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(abandoned(), Some(1), "it still counts after ten times the timeout of other routes");
+}
+
 /// A client that does not read its response holds its own connection, but not the backend.
 #[test]
 fn a_slot_is_free_when_the_backend_has_finished() {
