@@ -110,7 +110,7 @@ impl DoctorReport {
                 });
                 match skipped.is_empty() {
                     true => "All checks passed.".to_owned(),
-                    false => format!("No check failed. Skipped: {}.", named.collect::<Vec<_>>().join(", ")),
+                    false => format!("All checks passed. Skipped: {}.", named.collect::<Vec<_>>().join(", ")),
                 }
             }
             OutputFormat::Text => "Some checks failed.".to_owned(),
