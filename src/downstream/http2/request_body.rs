@@ -13,6 +13,9 @@ use crate::http::client_body::{ClientBodySource, IncompleteBody};
 /// Pieces below this size are copied, because each one would keep a whole buffer of the connection in memory.
 const MIN_SHARED_PIECE: usize = 4 * 1024;
 
+/// Size of a body that clients send right behind its head: what one frame can hold.
+const MAX_SHORT_BODY: u64 = 16 * 1024;
+
 /// A request body, shared by its consumer and the task of its stream.
 pub struct Http2RequestBody(RefCell<State>);
 
@@ -52,6 +55,12 @@ impl Http2RequestBody {
     pub fn take_continue_request(&self) -> bool {
         let mut state = self.0.borrow_mut();
         state.is_requested && std::mem::take(&mut state.expects_continue)
+    }
+
+    /// Returns whether the client sends the body right behind its head.
+    pub fn is_short(&self) -> bool {
+        let state = self.0.borrow();
+        !state.expects_continue && state.remaining.is_some_and(|remaining| remaining <= MAX_SHORT_BODY)
     }
 
     /// Receives what has arrived. The window of the connection is large enough for it, so that a body that is not read

@@ -28,6 +28,9 @@ use crate::http::headers::{Head, HeaderName, Headers};
 /// Maximum time for reading and discarding the rest of a request's body after the response.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Maximum time for which a rejection waits for a short body that is on its way.
+const SHORT_BODY_DELAY: Duration = Duration::from_millis(100);
+
 /// Time between the end of a response and the reset of a stream whose request is too large to be discarded.
 const RESET_DELAY: Duration = Duration::from_millis(500);
 
@@ -86,6 +89,11 @@ pub async fn serve(
         }
     };
     let Some(response) = response else { return };
+    if let Some(body) = body.as_ref().filter(|body| Rc::strong_count(body) == 1 && body.is_short()) {
+        // Curl before version 8 ends its stream early when the rejection arrives first. The library counts that as an
+        // error of the client, and ends the connection after `limits.resets` of them.
+        let _ = timeout(SHORT_BODY_DELAY, poll_fn(|cx| body.poll_discard(cx, MAX_DISCARDED_BODY))).await;
+    }
     let was_delivered = send_response(&method, response, &mut respond, delivery, body.as_ref()).await;
     if let Some(body) = body
         && was_delivered
