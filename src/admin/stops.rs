@@ -109,7 +109,7 @@ fn target(request: &StopRequest, snapshot: &Snapshot) -> Result<StopTarget, Admi
     let mut names: Vec<_> = snapshot.config.routes.iter().map(|route| route.name.as_str()).collect();
     names.push("get_token");
     if target.kind == StopKind::Route && !names.contains(&target.name()) {
-        return Err(AdminError::bad_request(format!("there is no such route; routes are {}", names.join(", "))));
+        return Err(AdminError::bad_request(format!("unknown route; the routes are {}", names.join(", "))));
     }
     Ok(target)
 }

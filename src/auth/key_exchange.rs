@@ -29,7 +29,7 @@ const MAX_CONCURRENT_EXCHANGES: usize = 64;
 /// Maximum number of JWTs whose keys are cached, as many as verified JWTs. Beyond it, each request is an exchange.
 const MAX_CACHED: usize = 100_000;
 
-/// Why there is no key.
+/// Why an exchange failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExchangeError {
     /// The backend rejects the login.

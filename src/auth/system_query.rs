@@ -33,7 +33,7 @@ pub enum SystemCredential {
     Jwt(Jwt),
 }
 
-/// Why there is no result.
+/// Why a query failed.
 #[derive(Debug)]
 pub enum SystemQueryError {
     /// The backend rejects the credential.

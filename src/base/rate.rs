@@ -43,7 +43,7 @@ impl Rate {
         self.admit(level + self.interval * pending)
     }
 
-    /// Adds an event that has happened, even if there is no room: the level afterwards. What exceeds the capacity has to
+    /// Adds an event even if it exceeds the capacity, and returns the new level. What exceeds the capacity has to
     /// drain before the next event is admitted.
     pub fn fill(self, level: Duration) -> Duration {
         (level + self.interval).min(self.capacity * MAX_OVERFILL)

@@ -106,7 +106,7 @@ pub struct Config {
     pub log: LogOptions,
     /// Outputs of the audit log.
     pub audit: audit::AuditOptions,
-    /// How much of a statement's text the query journal has; `None`: there is no journal.
+    /// The text of statements in the query journal; `None`: the journal is off.
     pub journal: Option<QueryText>,
     /// Whether core dumps and debuggers are allowed.
     pub core_dumps: bool,

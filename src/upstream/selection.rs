@@ -28,7 +28,7 @@ pub trait Candidate {
 /// endpoint that belongs to this hash, and if that has no room, `None`.
 ///
 /// If no endpoint is available, a probing one that already has a request is used, and at last an ejected one: it may have
-/// recovered, and rejecting the request would help no one. That available endpoints have no room is no reason for this.
+/// recovered, and rejecting the request would not help. Full endpoints are not replaced by ejected ones.
 pub fn select<T: Candidate>(
     all: &[T],
     affinity: Option<u64>,
