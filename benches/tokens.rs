@@ -59,7 +59,8 @@ fn filled(count: u64) -> (Store, usize) {
     for number in 0..count {
         let user = UserName::parse(format!("user{number}").as_bytes()).expect("a name");
         let login = LoginId((u128::from(number) << 64 | u128::from(number)).to_be_bytes());
-        let new = NewToken { login, user, upstream_key: None, binding: TokenBinding([0; 8]), key: PRIMARY_KEY };
+        let new =
+            NewToken { login, user, groups: None, upstream_key: None, binding: TokenBinding([0; 8]), key: PRIMARY_KEY };
         let mut kept = pin!(store.insert(new, [0; 20], |_| TokenId::from_token(&token(number))));
         let kept = kept.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(kept, Poll::Ready(Ok(_))), "the memory store never waits");

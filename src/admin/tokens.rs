@@ -1,7 +1,8 @@
 //! Lists and revokes tokens, and reports the use of salts. Access control is in `access`.
 //!
 //! ```text
-//! GET  /tokens[?user=NAME][&limit=N]   {"tokens": [{user, fingerprint, minted, expires, last_used}], "more": false}
+//! GET  /tokens[?user=NAME][&limit=N]   {"tokens": [{user, groups, fingerprint, minted, expires, last_used}],
+//!                                      "more": false}
 //! POST /tokens/revoke                  {"user": NAME} or {"fingerprint": HEX} or {"token": TOKEN} or {"all": true};
 //!                                      also {"dry_run": true} or, without "all", {"deny_seconds": N}
 //!                                      {"status": "success", "revoked": N, "denied_until": T}
@@ -74,6 +75,7 @@ pub async fn list(call: Call<'_>) -> CallResult {
 fn token_json(token: &TokenSummary) -> Value {
     json!({
         "user": token.user.as_str(),
+        "groups": token.groups.as_ref().map(|groups| groups.iter().collect::<Vec<_>>()),
         "fingerprint": token.fingerprint.to_string(),
         "minted": token.minted.unix_seconds(),
         "expires": token.expires.unix_seconds(),

@@ -22,6 +22,7 @@ use tracing::{error, info};
 
 use crate::admin::control::ControlReceiver;
 use crate::admission::Admission;
+use crate::auth::Auth;
 use crate::base::clock::Clock;
 use crate::base::shutdown_phase;
 use crate::config::changes::LoadedSettings;
@@ -173,6 +174,11 @@ impl Bound {
     /// The self-signed certificate that was created at start, if any.
     pub fn certificate_pem(&self) -> Option<&str> {
         self.components.certificate_pem.as_deref()
+    }
+
+    /// The tokens and the verifier.
+    pub fn auth(&self) -> &Arc<Auth> {
+        &self.components.auth
     }
 
     /// Serves until it is stopped, and drains. The calling thread becomes the supervisor.

@@ -73,6 +73,7 @@ mod tests {
     use super::*;
     use crate::auth::jwt::JwtCaller;
     use crate::base::glob::Glob;
+    use crate::base::groups::Groups;
     use crate::store::TokenId;
 
     fn identity(user: Option<&str>) -> Identity {
@@ -137,7 +138,7 @@ mod tests {
         let action = Action { route: "api", method: &Method::GET, ontology: None, statement: None, mcp: None };
         let member = |group: &str| {
             let user = UserName::parse(b"alice").expect("valid");
-            let caller = JwtCaller { user, groups: Some(vec![group.into()].into()), expires_at: 0, issuer: 0 };
+            let caller = JwtCaller { user, groups: Groups::new(vec![group.into()]), expires_at: 0, issuer: 0 };
             Identity::from_jwt(caller, TokenId::from_token(b"jwt").fingerprint(), None)
         };
         assert!(by_group.allows(&member("analysts"), action) && !by_group.allows(&member("others"), action));

@@ -1,15 +1,15 @@
 //! The proven identity of a caller. Only `auth` makes one.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use http::HeaderValue;
 
 use crate::admission::network;
 use crate::auth::jwt::JwtCaller;
 use crate::base::glob::Glob;
+use crate::base::groups::Groups;
 use crate::base::user_name::UserName;
-use crate::store::{Fingerprint, TokenId};
+use crate::store::{Fingerprint, TokenId, TokenRecord};
 
 /// The kind of credential that proved the identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ enum IdentitySource {
 #[derive(Clone, Debug)]
 pub struct Identity {
     user: Option<UserName>,
-    groups: Option<Arc<[Box<str>]>>,
+    groups: Option<Groups>,
     upstream_key: Option<HeaderValue>,
     source: IdentitySource,
     impersonated_user: Option<UserName>,
@@ -77,8 +77,9 @@ impl Identity {
     }
 
     /// The identity of a token of this gateway. `upstream_key` is sent to the backend in its place.
-    pub(super) fn from_token(id: TokenId, user: UserName, upstream_key: Option<HeaderValue>) -> Identity {
-        Identity { source: IdentitySource::Token(id), ..Identity::from_key(Some(user), upstream_key, id.fingerprint()) }
+    pub(super) fn from_token(id: TokenId, record: &TokenRecord, upstream_key: Option<HeaderValue>) -> Identity {
+        let (source, groups) = (IdentitySource::Token(id), record.groups.clone());
+        Identity { source, groups, ..Identity::from_key(Some(record.user.clone()), upstream_key, id.fingerprint()) }
     }
 
     /// The identity of a JWT, and the user's key that it was exchanged for.
@@ -142,9 +143,14 @@ impl Identity {
         self.user.as_ref()
     }
 
-    /// Whether one of the patterns matches a group of the caller. Only JWTs have groups.
+    /// The groups of the caller, as far as a JWT or the verifier of its login named them.
+    pub fn groups(&self) -> Option<&Groups> {
+        self.groups.as_ref()
+    }
+
+    /// Whether one of the patterns matches a group of the caller.
     pub fn is_in_group(&self, patterns: &[Glob]) -> bool {
-        self.groups.iter().flat_map(|groups| groups.iter()).any(|group| patterns.iter().any(|glob| glob.matches(group)))
+        self.groups.iter().flat_map(Groups::iter).any(|group| patterns.iter().any(|glob| glob.matches(group)))
     }
 
     /// The key to send to the backend instead of the client's: from `tokens.keys_file`, or stored with the token.

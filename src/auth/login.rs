@@ -10,6 +10,7 @@ use crate::auth::token::LoginTokens;
 use crate::auth::upstream_keys::sensitive_header_value;
 use crate::auth::verifier::{VerifiedLogin, Verifier, VerifyError};
 use crate::auth::{Auth, BasicPassword, Identity, KeyError, MintError, MintFailure, store_outcome, token_binding};
+use crate::base::groups::Groups;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::observability::auth_timing::AuthTiming;
@@ -80,7 +81,7 @@ impl Auth {
         timing: &AuthTiming,
     ) -> Result<MintedToken, MintError> {
         let verifying = self.verifier.verify(&login, bearer, attempt.clone().for_user(&login.user));
-        let VerifiedLogin { user, upstream_key, session, evidence } =
+        let VerifiedLogin { user, groups, upstream_key, session, evidence } =
             timing.measure(Phase::Verifier, verifying, verifier_outcome).await?;
         let login = Credentials { user: user.unwrap_or(login.user), ..login };
         // SECURITY: what has proven this login. If it is withdrawn while the password is being checked, the token is
@@ -98,7 +99,7 @@ impl Auth {
             (None, Some(_)) => return Err(MintError::Exchange(ExchangeError::Rejected)),
             (key, None) => key,
         };
-        let (id, token) = self.token_of(&login, &evidence, upstream_key, &attempt, timing).await?;
+        let (id, token) = self.token_of(&login, (&evidence, groups), upstream_key, &attempt, timing).await?;
         if let (Some(keys), Some(session)) = (&self.upstream_keys, session) {
             keys.store_session(id, session);
         }
@@ -106,10 +107,13 @@ impl Auth {
     }
 
     /// The token of a proven login: the existing one, or a new one.
+    ///
+    /// SECURITY: a login with other groups than before is a different one, so that it does not receive a token with the
+    /// groups of an earlier login.
     async fn token_of(
         &self,
         login: &Credentials,
-        evidence: &[u8],
+        (evidence, groups): (&[u8], Option<Groups>),
         upstream_key: Option<Secret>,
         attempt: &Attempt,
         timing: &AuthTiming,
@@ -117,7 +121,7 @@ impl Auth {
         let binding = self.token_binder.bind(&login.user, evidence);
         let tokens = LoginTokens::new(&self.token_mint, login);
         let id_of = |seed: &_| tokens.id(seed);
-        let login_id = self.token_mint.login_id(login, &binding);
+        let login_id = self.token_mint.login_id(login, &binding, groups.as_ref());
         let unavailable = |_| MintError::StoreUnavailable;
         let seed = match (self.store.find_seed(&login_id, id_of), upstream_key) {
             (Some(seed), None) => seed,
@@ -132,7 +136,7 @@ impl Auth {
                     attempt.record_new_token().map_err(|TooManyFailures(wait)| MintError::TooManyTokens(wait))?;
                 }
                 let user = login.user.clone();
-                let new = NewToken { login: login_id, user, upstream_key, binding, key: PRIMARY_KEY };
+                let new = NewToken { login: login_id, user, groups, upstream_key, binding, key: PRIMARY_KEY };
                 // Rounded up: in doubt the store decides.
                 let expires = self.store.now().unix_seconds().saturating_add(self.token_ttl.as_secs() + 1);
                 let storing = self.store.insert(new, self.token_mint.new_seed(expires), id_of);
@@ -162,7 +166,8 @@ impl Auth {
         let login = Credentials { user: user.clone(), password: Secret::new(String::new()) };
         let evidence = token_binding::jwt_evidence(self.jwt_verifier.issuer_name(issuer));
         let attempt = self.failure_limiter.begin_attempt(client);
-        let (id, token) = self.token_of(&login, &evidence, upstream_key, &attempt, timing).await?;
+        let proven = (&*evidence, identity.groups().cloned());
+        let (id, token) = self.token_of(&login, proven, upstream_key, &attempt, timing).await?;
         Ok(Some(MintedToken { token, id, user: login.user }))
     }
 

@@ -235,7 +235,7 @@ impl Auth {
             None => None,
             Some(_) => Some(record.upstream_key().and_then(sensitive_header_value).ok_or(revoked)?),
         };
-        Ok(Identity::from_token(id, record.user.clone(), upstream_key))
+        Ok(Identity::from_token(id, record, upstream_key))
     }
 
     /// Renews the upstream key after the backend rejected it. `None` if the identity has no renewable key.

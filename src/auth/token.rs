@@ -19,6 +19,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::auth::bearer::Credentials;
+use crate::base::groups::Groups;
 use crate::base::hex;
 use crate::base::secret::Secret;
 use crate::store::{KeyNumber, KeyRing, LoginId, Seed, TokenBinding, TokenId};
@@ -60,9 +61,12 @@ impl TokenMint {
     /// The store's key for the seed of a login.
     ///
     /// SECURITY: a login that was proven differently is a different one: it does not receive a token that ends with
-    /// another proof, or has ended with it.
-    pub fn login_id(&self, login: &Credentials, binding: &TokenBinding) -> LoginId {
-        let tag = hmac(&self.login_key, &[&binding.0, &login_bytes(login)]);
+    /// another proof, or has ended with it. The same applies to a login of a user whose groups have changed.
+    pub fn login_id(&self, login: &Credentials, binding: &TokenBinding, groups: Option<&Groups>) -> LoginId {
+        let mut tag = hmac(&self.login_key, &[&binding.0, &login_bytes(login)]);
+        for name in groups.iter().flat_map(|groups| groups.iter()) {
+            tag = hmac(&self.login_key, &[&*tag, name.as_bytes()]);
+        }
         LoginId(tag[..16].try_into().expect("a tag has 32 bytes"))
     }
 
@@ -193,9 +197,15 @@ mod tests {
         assert_ne!(first, token("alice", "secret", &mint.new_seed(EXPIRES)));
         assert_ne!(first, token("alice", "other", &seed));
         assert_ne!(first, token("bob", "secret", &seed));
-        let id = |user, password, binding| mint.login_id(&login(user, password), &TokenBinding([binding; 8]));
-        assert_ne!(id("a", "bc", 1), id("ab", "c", 1));
-        assert_ne!(id("a", "bc", 1), id("a", "bc", 2));
+        let id = |user, password, binding, groups: &[&str]| {
+            let groups = Groups::new(groups.iter().map(|name| Box::from(*name)).collect()).expect("few");
+            mint.login_id(&login(user, password), &TokenBinding([binding; 8]), Some(&groups))
+        };
+        assert_ne!(id("a", "bc", 1, &[]), id("ab", "c", 1, &[]));
+        assert_ne!(id("a", "bc", 1, &[]), id("a", "bc", 2, &[]));
+        assert_ne!(id("a", "bc", 1, &["d"]), id("a", "bc", 1, &[]));
+        assert_ne!(id("a", "bc", 1, &["d", "e"]), id("a", "bc", 1, &["de"]));
+        assert_eq!(id("a", "bc", 1, &["d", "e"]), id("a", "bc", 1, &["d", "e"]));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use aws_lc_rs::hmac::{Context, HMAC_SHA256, Key};
 use crate::auth::verifier::Verifier;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
-use crate::config::ldap::LdapLookup;
+use crate::config::ldap::{LdapGroups, LdapLookup};
 use crate::config::{Config, CredentialMode, ServerUrl, VerifierOptions};
 use crate::store::{KeyNumber, KeyRing, PRIMARY_KEY, TokenBinding, TokenRecord};
 
@@ -120,7 +120,13 @@ fn verifier_id(config: &Config) -> String {
                 LdapLookup::Template { dn, .. } => format!("{dn:?}"),
                 LdapLookup::Search { base, filter, attribute, .. } => format!("{base:?} {filter:?} {attribute:?}"),
             };
-            format!("ldap {} {entries}", origin(&ldap.url))
+            // SECURITY: no token has groups of another source, or none although rules now depend on them.
+            let groups = match &ldap.groups {
+                None => String::new(),
+                Some(LdapGroups::Attribute(attribute)) => format!(" groups {attribute:?}"),
+                Some(LdapGroups::Search { base, filter }) => format!(" groups {base:?} {filter:?}"),
+            };
+            format!("ldap {} {entries}{groups}", origin(&ldap.url))
         }
     };
     // SECURITY: a stored upstream key must not reach a backend that did not issue it, nor be used in a different way.
@@ -182,6 +188,8 @@ mod tests {
         assert!(all_end(&ldap(&[]), &ldap(&[("LDAP_URL", "ldaps://two")])));
         assert!(all_end(&ldap(&[]), &ldap(&[("LDAP_USER_DN", "cn={user}")])));
         assert!(!all_end(&ldap(&[]), &ldap(&[("LDAP_TIMEOUT", "7s"), SLOW])));
+        assert!(all_end(&ldap(&[]), &ldap(&[("LDAP_GROUPS_ATTRIBUTE", "memberOf")])));
+        assert!(all_end(&ldap(&[("LDAP_GROUPS_BASE_DN", "dc=x")]), &ldap(&[("LDAP_GROUPS_BASE_DN", "dc=y")])));
         assert!(all_end(&delegate(&[ONE]), &delegate(&[TWO])));
         assert!(!all_end(&delegate(&[ONE]), &delegate(&[ONE, SLOW])));
     }

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod counter;
 pub mod current;
 pub mod glob;
+pub mod groups;
 pub mod hex;
 pub mod identity_hasher;
 pub mod join_within;

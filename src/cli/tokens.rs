@@ -7,7 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
-use serde_json::json;
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::base::percent;
@@ -22,7 +22,7 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(35);
 
 pub fn command() -> Command {
     let list = Command::new("list")
-        .about("List valid tokens: fingerprint, issue time, expiry, last use and user")
+        .about("List valid tokens: fingerprint, issue time, expiry, last use, user and groups")
         .arg(Arg::new("user").long("user").short('u').value_name("NAME").help("Only tokens of this user"))
         .arg(
             Arg::new("limit")
@@ -118,13 +118,19 @@ fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
             at("minted"),
             at("expires"),
             at("last_used"),
-            text("user")
+            text("user") + &groups_text(&token["groups"])
         ))?;
     }
     if response["more"] == true {
         print_line(format_args!("There are more than {limit} tokens; use --limit or --user."))?;
     }
     Ok(())
+}
+
+/// The groups of a token, behind the name of its user.
+fn groups_text(groups: &Value) -> String {
+    let names: Vec<_> = groups.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if groups.is_null() { String::new() } else { format!(" (groups: {})", names.join("; ")) }
 }
 
 fn revoke(matches: &ArgMatches) -> CliResult {

@@ -58,6 +58,8 @@ impl Reader<'_> {
                 LDAP.base_dn.key,
                 LDAP.bind_dn.key,
                 LDAP.bind_password.key,
+                LDAP.groups_attribute.key,
+                LDAP.groups_base_dn.key,
             ];
             self.reject_set(&keys, "has no effect without auth.verifier=ldap");
         }
@@ -65,7 +67,7 @@ impl Reader<'_> {
             VerifierKind::SaltHolder => Some(VerifierOptions::SaltHolder),
             VerifierKind::Platform => Some(VerifierOptions::Platform),
             VerifierKind::Delegate => Some(VerifierOptions::Delegate),
-            VerifierKind::Ldap => self.ldap().map(VerifierOptions::Ldap),
+            VerifierKind::Ldap => self.ldap().map(|ldap| VerifierOptions::Ldap(Box::new(ldap))),
             VerifierKind::UsersFile => match self.get(&AUTH.users_file) {
                 Some(path) => Some(VerifierOptions::UsersFile(path)),
                 None => self.missing(AUTH.users_file.key, "is required with auth.verifier=users-file"),

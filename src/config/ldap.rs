@@ -8,8 +8,11 @@ use crate::config::options::LDAP;
 use crate::config::reader::Reader;
 use crate::config::{ServerUrl, url};
 
-/// The placeholder of the user name in `ldap.user_dn` and `ldap.filter`.
+/// The placeholder of the user name in `ldap.user_dn`, `ldap.filter` and `ldap.groups_filter`.
 pub const USER_PLACEHOLDER: &str = "{user}";
+
+/// The placeholder of the distinguished name of the user's entry in `ldap.groups_filter`.
+pub const DN_PLACEHOLDER: &str = "{dn}";
 
 /// The LDAP directory and how a user is found in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct LdapOptions {
     pub ca_file: Option<PathBuf>,
     /// How the entry of a user is found.
     pub lookup: LdapLookup,
+    /// How the groups of a user are found; `None`: they are not needed.
+    pub groups: Option<LdapGroups>,
     /// Limit for a whole login.
     pub timeout: Duration,
 }
@@ -49,11 +54,26 @@ pub enum LdapLookup {
     },
 }
 
+/// How the groups of a user are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LdapGroups {
+    /// An attribute of the user's entry has their names.
+    Attribute(String),
+    /// They are the entries that a search finds.
+    Search {
+        /// Distinguished name of the base.
+        base: String,
+        /// Filter with a placeholder.
+        filter: String,
+    },
+}
+
 impl Reader<'_> {
     pub(super) fn ldap(&mut self) -> Option<LdapOptions> {
         let url = self.ldap_url();
         let start_tls = self.get(&LDAP.start_tls);
         let lookup = self.lookup();
+        let groups = self.ldap_groups();
         let timeout = self.get(&LDAP.timeout);
         let ca_file = self.get(&LDAP.ca_file);
         let (url, start_tls) = (url?, start_tls?);
@@ -68,7 +88,7 @@ impl Reader<'_> {
             self.problem(LDAP.ca_file.key, "has no effect without TLS");
         }
         let start_tls = start_tls && !url.tls;
-        Some(LdapOptions { url, start_tls, ca_file, lookup: lookup?, timeout: timeout? })
+        Some(LdapOptions { url, start_tls, ca_file, lookup: lookup?, groups, timeout: timeout? })
     }
 
     fn ldap_url(&mut self) -> Option<ServerUrl> {
@@ -109,6 +129,28 @@ impl Reader<'_> {
             }
             (None, Some(base)) => self.search(base),
             _ => self.missing(LDAP.user_dn.key, "set either ldap.user_dn, or ldap.base_dn for a search"),
+        }
+    }
+
+    fn ldap_groups(&mut self) -> Option<LdapGroups> {
+        let (attribute, base) = (self.get(&LDAP.groups_attribute), self.get(&LDAP.groups_base_dn));
+        match (attribute, base) {
+            (None, None) => None,
+            (Some(attribute), None) if is_attribute_name(&attribute) => Some(LdapGroups::Attribute(attribute)),
+            (Some(_), None) => self.missing(LDAP.groups_attribute.key, "must be the name of an attribute"),
+            (None, Some(base)) => {
+                let filter = self.get(&LDAP.groups_filter)?;
+                let is_whole = filter.starts_with('(') && filter.ends_with(')');
+                // SECURITY: without a placeholder it would find the same groups for every user.
+                if !is_whole || ![DN_PLACEHOLDER, USER_PLACEHOLDER].iter().any(|name| filter.contains(name)) {
+                    let message = "must be a filter in parentheses that contains {dn} or {user}, such as (member={dn})";
+                    return self.missing(LDAP.groups_filter.key, message);
+                }
+                Some(LdapGroups::Search { base, filter })
+            }
+            (Some(_), Some(_)) => {
+                self.missing(LDAP.groups_attribute.key, "set it, or ldap.groups_base_dn for a search, not both")
+            }
         }
     }
 
@@ -169,6 +211,7 @@ mod tests {
     const HERE: (&str, &str) = ("LDAP_URL", "ldaps://directory.example.com");
     const TEMPLATE: (&str, &str) = ("LDAP_USER_DN", "uid={user},dc=x");
     const BASE: (&str, &str) = ("LDAP_BASE_DN", "dc=x");
+    const GROUPS: (&str, &str) = ("LDAP_GROUPS_BASE_DN", "dc=x");
 
     #[test]
     fn directories_have_a_url_and_a_lookup() {
@@ -218,6 +261,11 @@ mod tests {
             (&[LDAP, HERE, BASE, ("LDAP_BIND_DN", "cn=x")], "ldap.bind_password: is required"),
             (&[LDAP, HERE, TEMPLATE, ("LDAP_BIND_DN", "cn=x"), ("LDAP_BIND_PASSWORD", "y")], "has no effect with"),
             (&[HERE], "has no effect without auth.verifier=ldap"),
+            (&[("LDAP_GROUPS_ATTRIBUTE", "memberOf")], "has no effect without auth.verifier=ldap"),
+            (&[LDAP, HERE, TEMPLATE, ("LDAP_GROUPS_ATTRIBUTE", "(x=y)")], "must be the name of an attribute"),
+            (&[LDAP, HERE, TEMPLATE, GROUPS, ("LDAP_GROUPS_FILTER", "(cn=all)")], "that contains {dn} or {user}"),
+            (&[LDAP, HERE, TEMPLATE, GROUPS, ("LDAP_GROUPS_FILTER", "member={dn}")], "must be a filter"),
+            (&[LDAP, HERE, TEMPLATE, GROUPS, ("LDAP_GROUPS_ATTRIBUTE", "memberOf")], "not both"),
         ] {
             let error = load("", options).expect_err(expected);
             assert!(error.contains(expected), "{options:?}: {error}");

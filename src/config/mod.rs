@@ -219,7 +219,7 @@ pub enum VerifierOptions {
     /// By the backend's own `get_token`.
     Delegate,
     /// By an LDAP directory.
-    Ldap(LdapOptions),
+    Ldap(Box<LdapOptions>),
 }
 
 /// The token store.

@@ -7,6 +7,7 @@ use http::Method;
 
 use crate::auth::authorization::{Action, Authorization};
 use crate::auth::{Auth, Identity};
+use crate::base::truncate::truncate;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::ontology::requested_ontology;
 use crate::gateway::rejection::Rejection;
@@ -15,6 +16,9 @@ use crate::http::headers::HeaderName;
 use crate::http::media_type::essence;
 use crate::http::statement::{Statement, StatementFormat};
 use crate::observability::metrics::Metrics;
+
+/// The texts of a record for `explain` are short.
+const MAX_DETAIL: usize = 512;
 
 /// How the body of a request carries a statement.
 #[derive(Clone, Copy, Debug)]
@@ -89,10 +93,18 @@ fn decide(
     let decision = if authorization.is_enforced() { "denied" } else { "would be denied" };
     exchange.record.audit("authorization", decision);
     if authorization.is_enforced() {
-        return Err(Rejection::NotAuthorized);
+        return Err(Rejection::NotAuthorized(groups_detail(identity)));
     }
     metrics.authorization_shadow_denials.inc();
     Ok(())
+}
+
+/// The groups that the rules were compared with, for `explain`.
+fn groups_detail(identity: &Identity) -> String {
+    match identity.groups() {
+        None => "no groups are known of the caller".to_owned(),
+        Some(groups) => truncate(&format!("the groups of the caller: {groups}"), MAX_DETAIL).to_owned(),
+    }
 }
 
 impl StatementSource {

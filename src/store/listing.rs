@@ -1,5 +1,6 @@
 //! The list of live tokens for operators. It contains nothing that could be used as a credential.
 
+use crate::base::groups::Groups;
 use crate::base::user_name::UserName;
 use crate::store::memory::MemoryStore;
 use crate::store::time::StoreClock;
@@ -28,6 +29,8 @@ pub struct TokenListing {
 pub struct TokenSummary {
     /// The user that it authenticates.
     pub user: UserName,
+    /// The user's groups, if the verifier of the login knows them.
+    pub groups: Option<Groups>,
     /// Identifies it, as in the log.
     pub fingerprint: Fingerprint,
     /// When it was made.
@@ -67,6 +70,7 @@ pub(super) fn list_memory(memory: &MemoryStore, store_clock: &StoreClock, filter
         if filter.matches(&record.user) {
             let token = TokenSummary {
                 user: record.user.clone(),
+                groups: record.groups.clone(),
                 fingerprint: id.fingerprint(),
                 minted: record.minted,
                 expires: store_clock.timestamp(record.expires),

@@ -429,7 +429,7 @@ mod tests {
     fn insert(store: &MemoryStore, login: u8, seed: u8) -> Seed {
         let user = UserName::parse(format!("user-{login}").as_bytes()).expect("valid");
         let binding = TokenBinding([0; 8]);
-        let token = NewToken { login: LoginId([login; 16]), user, upstream_key: None, binding, key: 0 };
+        let token = NewToken { login: LoginId([login; 16]), user, groups: None, upstream_key: None, binding, key: 0 };
         let record = |now, expires| TokenRecord::new(token, [seed; 20], Timestamp(0), now, expires);
         store.insert([seed; 20], LoginId([login; 16]), record, id_of)
     }
@@ -451,6 +451,7 @@ mod tests {
             let token = NewToken {
                 login: LoginId([seed; 16]),
                 user,
+                groups: None,
                 upstream_key: None,
                 binding: TokenBinding([0; 8]),
                 key: 0,
@@ -616,6 +617,7 @@ mod tests {
             let token = NewToken {
                 login: LoginId([login; 16]),
                 user,
+                groups: None,
                 upstream_key: None,
                 binding: TokenBinding([0; 8]),
                 key: 0,

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::base::clock::Tick;
+use crate::base::groups::Groups;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::store::keys::KeyNumber;
@@ -16,6 +17,8 @@ pub struct NewToken {
     pub login: LoginId,
     /// The user that it authenticates.
     pub user: UserName,
+    /// The user's groups, if the verifier of the login knows them.
+    pub groups: Option<Groups>,
     /// The key that the backend receives instead of the token; `None`: the backend receives the token.
     pub upstream_key: Option<Secret>,
     /// What has proven the login.
@@ -34,6 +37,8 @@ pub struct TokenBinding(pub [u8; 8]);
 pub struct TokenRecord {
     /// The user that it authenticates.
     pub user: UserName,
+    /// The user's groups, as they were at the login.
+    pub groups: Option<Groups>,
     /// When it expires, used or not.
     pub expires: Tick,
     pub(super) login: LoginId,
@@ -57,16 +62,17 @@ const LAST_USED_RESOLUTION: Duration = Duration::from_secs(60);
 impl TokenRecord {
     /// A token that was last used at `now`.
     pub(super) fn new(token: NewToken, seed: Seed, minted: Timestamp, now: Tick, expires: Tick) -> TokenRecord {
-        let NewToken { login, user, upstream_key, binding, key } = token;
+        let NewToken { login, user, groups, upstream_key, binding, key } = token;
         let upstream_key = upstream_key.map(Box::new);
         let (last_used, confirmed) = (AtomicU64::new(now.raw()), AtomicU64::new(0));
-        TokenRecord { user, expires, login, seed, minted, binding, key, upstream_key, last_used, confirmed }
+        TokenRecord { user, groups, expires, login, seed, minted, binding, key, upstream_key, last_used, confirmed }
     }
 
     /// A copy with a new key for the backend.
     pub(super) fn with_upstream_key(&self, upstream_key: Secret) -> TokenRecord {
         TokenRecord {
             user: self.user.clone(),
+            groups: self.groups.clone(),
             expires: self.expires,
             login: self.login,
             seed: self.seed,

@@ -11,12 +11,14 @@
 //! | seed | 20 | | | |
 //! | binding | 8 | | | |
 //! | length of the user name, user name | 2 + n | | | |
+//! | version 3: number of groups, then length and name of each | 2 + … | | | |
 //! | upstream key, possibly empty | rest | | | |
 
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::base::groups::Groups;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::store::keys::{KeyNumber, PRIMARY_KEY, StoreKeys};
@@ -25,6 +27,9 @@ use crate::store::{LoginId, NewToken, Seed, Timestamp, TokenBinding, TokenId, To
 
 /// The first byte of every value. Values with a different version are not read.
 const WIRE_VERSION: u8 = 2;
+
+/// The first byte of a token with groups. Others have the version that earlier releases read, too.
+const VERSION_WITH_GROUPS: u8 = 3;
 
 /// The first byte of the value that replaces a revoked token.
 const TOMBSTONE: u8 = 0xff;
@@ -56,6 +61,7 @@ impl StoredToken {
         let token = NewToken {
             login: record.login,
             user: record.user.clone(),
+            groups: record.groups.clone(),
             upstream_key: record.upstream_key().cloned(),
             binding: record.binding,
             key: record.key,
@@ -105,32 +111,50 @@ impl StoredToken {
         let (user, key) = (self.token.user.as_str().as_bytes(), self.token.upstream_key.as_ref());
         let key = key.map_or(&[][..], |key| key.expose().as_bytes());
         // SECURITY: the full capacity from the start, because growing would leave copies of the key behind in memory.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(FIXED_LENGTH + user.len() + key.len()));
-        bytes.push(WIRE_VERSION);
+        let groups = self.token.groups.as_ref().map(encode_groups).unwrap_or_default();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(FIXED_LENGTH + user.len() + groups.len() + key.len()));
+        bytes.push(if self.token.groups.is_some() { VERSION_WITH_GROUPS } else { WIRE_VERSION });
         bytes.extend(self.minted.0.to_be_bytes());
         bytes.extend(self.expires.0.to_be_bytes());
         bytes.extend(self.id.bytes());
         bytes.extend(self.token.login.0);
         bytes.extend(self.seed);
         bytes.extend(self.token.binding.0);
-        bytes.extend(u16::try_from(user.len()).expect("a name has at most 256 characters").to_be_bytes());
+        bytes.extend(encode_length(user.len()));
         bytes.extend(user);
+        bytes.extend(groups);
         bytes.extend(key);
         bytes
     }
 
     fn decode(bytes: &[u8], key: KeyNumber) -> Option<StoredToken> {
-        let mut reader = ByteReader::after_version(bytes)?;
+        let (version, bytes) = bytes.split_first()?;
+        let has_groups = [WIRE_VERSION, VERSION_WITH_GROUPS].iter().position(|known| known == version)? == 1;
+        let mut reader = ByteReader(bytes);
         let (minted, expires) = (Timestamp(reader.read_u64()?), Timestamp(reader.read_u64()?));
         let id = TokenId::from_bytes(reader.read_array()?);
         let (login, seed) = (LoginId(reader.read_array()?), reader.read_array()?);
         let binding = TokenBinding(reader.read_array()?);
-        let length = u16::from_be_bytes(reader.read_array()?);
-        let user = UserName::parse(reader.read_bytes(usize::from(length))?).ok()?;
+        let user = UserName::parse(reader.read_text()?.as_bytes()).ok()?;
+        let groups = if has_groups { Some(reader.read_groups()?) } else { None };
         let upstream_key = std::str::from_utf8(reader.0).ok()?;
         let upstream_key = (!upstream_key.is_empty()).then(|| Secret::new(upstream_key.to_owned()));
-        Some(StoredToken { id, seed, minted, expires, token: NewToken { login, user, upstream_key, binding, key } })
+        let token = NewToken { login, user, groups, upstream_key, binding, key };
+        Some(StoredToken { id, seed, minted, expires, token })
     }
+}
+
+fn encode_groups(groups: &Groups) -> Vec<u8> {
+    let mut bytes = encode_length(groups.iter().len()).to_vec();
+    for name in groups.iter() {
+        bytes.extend(encode_length(name.len()));
+        bytes.extend(name.as_bytes());
+    }
+    bytes
+}
+
+fn encode_length(length: usize) -> [u8; 2] {
+    u16::try_from(length).expect("names of users and groups are bounded").to_be_bytes()
 }
 
 impl StoredLogin {
@@ -178,6 +202,20 @@ impl<'a> ByteReader<'a> {
     fn read_u64(&mut self) -> Option<u64> {
         self.read_array().map(u64::from_be_bytes)
     }
+
+    fn read_length(&mut self) -> Option<usize> {
+        self.read_array().map(|bytes| u16::from_be_bytes(bytes).into())
+    }
+
+    fn read_text(&mut self) -> Option<&'a str> {
+        let length = self.read_length()?;
+        std::str::from_utf8(self.read_bytes(length)?).ok()
+    }
+
+    fn read_groups(&mut self) -> Option<Groups> {
+        let count = self.read_length()?;
+        Groups::new((0..count).map(|_| self.read_text().map(Box::from)).collect::<Option<_>>()?)
+    }
 }
 
 #[cfg(test)]
@@ -186,10 +224,17 @@ mod tests {
 
     #[test]
     fn tokens_and_logins_are_decoded_only_when_complete_and_of_this_version() {
-        for key in [None, Some(Secret::new("tk_upstream".into()))] {
+        let groups = |names: &[&str]| Groups::new(names.iter().map(|name| Box::from(*name)).collect());
+        let key = || Some(Secret::new("tk_upstream".into()));
+        for (upstream_key, groups, length) in [
+            (None, None, 0),
+            (key(), None, 0),
+            (key(), groups(&["bi", "cn=bi,dc=x"]), 2 + 2 + 2 + 2 + 10),
+            (None, groups(&[]), 2),
+        ] {
             let user = UserName::parse(b"alice").expect("valid");
             let binding = TokenBinding([4; 8]);
-            let token = NewToken { login: LoginId([3; 16]), user, upstream_key: key, binding, key: 2 };
+            let token = NewToken { login: LoginId([3; 16]), user, groups, upstream_key, binding, key: 2 };
             let stored = StoredToken {
                 id: TokenId::from_token(b"x"),
                 seed: [7; 20],
@@ -205,12 +250,14 @@ mod tests {
             );
             assert_eq!((decoded.token.login, decoded.token.user), (stored.token.login, stored.token.user));
             assert_eq!((decoded.token.upstream_key, decoded.token.key), (stored.token.upstream_key, 2));
-            assert_eq!(decoded.token.binding, binding);
-            for end in 0..FIXED_LENGTH + "alice".len() {
+            assert_eq!((decoded.token.groups, decoded.token.binding), (stored.token.groups, binding));
+            for end in 0..FIXED_LENGTH + "alice".len() + length {
                 assert!(StoredToken::decode(&bytes[..end], 2).is_none(), "{end}");
             }
-            let other_version = [&[1][..], &bytes[1..]].concat();
-            assert!(StoredToken::decode(&other_version, 2).is_none());
+            for version in [1, 4] {
+                let other_version = [&[version][..], &bytes[1..]].concat();
+                assert!(StoredToken::decode(&other_version, 2).is_none());
+            }
         }
         let login = StoredLogin { seed: [7; 20], id: TokenId::from_token(b"x") };
         assert_eq!(StoredLogin::decode(&login.encode()), Some(login));

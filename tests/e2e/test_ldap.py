@@ -1,10 +1,14 @@
 """`auth.verifier=ldap`, with a real slapd."""
 
+import json
+import os
+import subprocess
+
 import pytest
 
 from support.directory import BASE, GATEWAY, GATEWAY_PASSWORD
 from support.gateway import JSON
-from support.processes import wait_until
+from support.processes import clean_environment, wait_until
 
 USERS = {"alice": "wonder:land-9", "bob +the (builder)*": "hammers-9", "carol": "sings-9"}
 PEOPLE = f"ou=people,{BASE}"
@@ -19,7 +23,7 @@ def directory(setup):
     return setup.directory(USERS)
 
 
-def gateway_for(setup, backend, directory, mode):
+def gateway_for(setup, backend, directory, mode, **more):
     lookup, transport = mode.split(" by ")
     options = {"LDAP_CA_FILE": directory.pki.ca_file}
     match transport:
@@ -30,7 +34,7 @@ def gateway_for(setup, backend, directory, mode):
         case "plain":
             options = {"LDAP_URL": f"ldap://127.0.0.1:{directory.port}", "LDAP_START_TLS": "false"}
     setup.secrets.add(GATEWAY_PASSWORD)
-    return setup.gateway(backend.url, **COMMON, **options, **(TEMPLATE if lookup == "template" else SEARCH))
+    return setup.gateway(backend.url, **COMMON, **options, **more, **(TEMPLATE if lookup == "template" else SEARCH))
 
 
 @pytest.fixture(scope="module", params=["template by ldaps", "template by plain", "search by starttls", "search by ldaps"])
@@ -114,3 +118,70 @@ def test_tokens_stay_valid_while_the_directory_is_down(setup, backend):
     directory.start()
     directory.wait_ready()
     assert gateway.get_token("carol", "sings-9").status_code == 200
+
+
+ANALYSTS, LEADS, NAMESAKES = (f"cn={name},{BASE}" for name in ("analysts", "leads", r"cn\=leads\,dc\=example\,dc\=com"))
+GROUPS = {ANALYSTS: ["alice", "carol"], LEADS: ["carol"], NAMESAKES: ["alice"]}
+BY_ATTRIBUTE, BY_SEARCH = {"LDAP_GROUPS_ATTRIBUTE": "memberof"}, {"LDAP_GROUPS_BASE_DN": BASE}
+BY_GROUP = {
+    "AUTHORIZATION_MODE": "enforce",
+    "AUTHORIZATION_RULES": f"[{{groups: analysts, routes: api}}, {{groups: '{LEADS}', routes: openapi}}]",
+    "LIMITS_RULES": "[{name: few, groups: leads, requests_per_second: 0.01, burst: 2}]",
+}
+
+
+def cli(gateway, *arguments):
+    command = [os.environ["TIMBR_GATEWAY_BIN"], *arguments, "--listen-admin", f"127.0.0.1:{gateway.admin}"]
+    return subprocess.run(command, env=clean_environment(), text=True, capture_output=True, check=True, timeout=30).stdout
+
+
+def statuses(gateway, token):
+    paths = [("GET", "timbr/api/get_ontologies/"), ("POST", "timbr/openapi/ontology/sales/query")]
+    return [gateway.send(method, path, token).status_code for method, path in paths]
+
+
+@pytest.mark.parametrize(("mode", "options"), [
+    ("template by ldaps", BY_ATTRIBUTE), ("search by ldaps", BY_ATTRIBUTE), ("search by starttls", BY_SEARCH),
+])
+def test_rules_know_the_groups_of_a_token(setup, backend, mode, options):
+    directory = setup.directory(USERS, is_readable=True, groups=GROUPS)
+    gateway = gateway_for(setup, backend, directory, mode, **options, **BY_GROUP)
+    alice, carol, bob = (gateway.token(user, USERS[user]) for user in ("alice", "carol", "bob +the (builder)*"))
+    assert statuses(gateway, alice) == [200, 403], "a group that looks like the name of another one is not that one"
+    assert statuses(gateway, carol) == [200, 200]
+    assert statuses(gateway, carol) == [429, 429], "the limit of her group"
+    assert statuses(gateway, bob) == [403, 403]
+    listed = {token["user"]: token["groups"] for token in json.loads(cli(gateway, "tokens", "list", "--json"))}
+    assert (listed["carol"], listed["bob +the (builder)*"]) == (sorted(["analysts", "leads", ANALYSTS, LEADS]), [])
+    assert "carol (groups: analysts; cn=analysts," in cli(gateway, "tokens", "list")
+    rejected = gateway.send("POST", "timbr/openapi/ontology/sales/query", alice, headers={**JSON, "x-request-id": "a-1"})
+    assert rejected.json()["reason"] == "not_authorized" and "analysts" not in rejected.text
+    assert "the groups of the caller: analysts; cn=analysts," in cli(gateway, "explain", "a-1")
+
+
+def test_a_new_login_has_the_groups_of_today(setup, backend):
+    directory = setup.directory(USERS, groups=GROUPS)
+    gateway = gateway_for(setup, backend, directory, "search by ldaps", **BY_ATTRIBUTE, **BY_GROUP)
+    before = gateway.token("carol", "sings-9")
+    assert gateway.token("carol", "sings-9") == before
+    assert directory.process.stop()
+    directory.load({ANALYSTS: ["carol"]})
+    directory.start()
+    directory.wait_ready()
+    after = gateway.token("carol", "sings-9")
+    assert (statuses(gateway, before), statuses(gateway, after)) == ([200, 200], [200, 403])
+
+
+@pytest.mark.parametrize(("mode", "options", "cause"), [
+    ("template by ldaps", {**BY_SEARCH, "LDAP_GROUPS_BASE_DN": f"ou=none,{BASE}"}, "cannot read the groups: result 32"),
+    ("search by ldaps", {**BY_SEARCH, "LDAP_GROUPS_BASE_DN": f"ou=none,{BASE}"}, "cannot read the groups: result 32"),
+    ("search by ldaps", {**BY_SEARCH, "LDAP_GROUPS_FILTER": "(member={dn})(cn=*)"}, "ldap.groups_filter cannot be parsed"),
+    ("search by ldaps", {**BY_SEARCH, "LDAP_GROUPS_FILTER": "(|(member={dn})(objectClass=*))"}, "too many groups"),
+])
+def test_a_login_fails_if_its_groups_are_not_known(setup, backend, mode, options, cause):
+    many = {f"cn=group-{number}-{'x' * 60},{BASE}": ["carol"] for number in range(300)}
+    directory = setup.directory(USERS, groups=many)
+    gateway = gateway_for(setup, backend, directory, mode, **options)
+    rejected = gateway.get_token("alice", USERS["alice"])
+    assert (rejected.status_code, rejected.json()["reason"]) == (503, "verifier_unavailable")
+    wait_until("the log has the cause", lambda: cause in gateway.process.output)

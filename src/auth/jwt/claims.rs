@@ -1,12 +1,11 @@
 //! Validates the claims of a JWT. Signatures are verified in `issuer`.
 
-use std::sync::Arc;
-
 use jsonwebtoken::dangerous::insecure_decode_claims;
 use serde_json::{Map, Value};
 
 use crate::auth::jwt::{Jwt, JwtError};
 use crate::base::glob::Glob;
+use crate::base::groups::Groups;
 use crate::base::user_name::UserName;
 use crate::config::jwt::{IssuerOptions, RequiredClaim};
 use crate::http::headers::HeaderName;
@@ -34,7 +33,7 @@ pub struct VerifiedClaims {
     /// The user, with the prefix and the tenant that the configuration adds.
     pub user: UserName,
     /// The groups or roles; `None` if the issuer has no claim for them.
-    pub groups: Option<Arc<[Box<str>]>>,
+    pub groups: Option<Groups>,
     /// In seconds of Unix time, leeway included.
     pub expires_at: u64,
     audiences: Box<[Box<str>]>,
@@ -90,16 +89,22 @@ impl ClaimRules {
             return Err(no("it does not have the claims that its issuer's entry requires"));
         }
         let tenant = self.tenant_claim.as_deref().and_then(|name| find(claims, name)).and_then(Value::as_str);
-        let groups = (!self.groups_claims.is_empty())
-            .then(|| self.groups_claims.iter().flat_map(|name| texts(find(claims, name))).collect());
         Ok(VerifiedClaims {
             user: self.user(claims, tenant)?,
-            groups,
+            groups: self.groups(claims)?,
             expires_at,
             audiences: audiences.into(),
             nonce: claims.get("nonce").and_then(Value::as_str).map(Box::from),
             tenant: tenant.map(Box::from),
         })
+    }
+
+    fn groups(&self, claims: &Claims) -> Result<Option<Groups>, JwtError> {
+        if self.groups_claims.is_empty() {
+            return Ok(None);
+        }
+        let names = self.groups_claims.iter().flat_map(|name| texts(find(claims, name))).collect();
+        Groups::new(names).map(Some).ok_or(JwtError::Unacceptable("it has too many groups"))
     }
 
     /// Returns the end of the token's life.

@@ -11,7 +11,6 @@ mod key_set;
 
 use std::convert::Infallible as Never;
 use std::future::poll_fn;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use zeroize::Zeroizing;
 use crate::auth::FileReload;
 use crate::base::byte_class::ByteClass;
 use crate::base::clock::Clock;
+use crate::base::groups::Groups;
 use crate::base::user_name::UserName;
 use crate::config::{JwtOptions, Problem, UnknownIssuers};
 use crate::http::headers::{HeaderName, Headers};
@@ -61,7 +61,7 @@ pub struct JwtCaller {
     /// The user.
     pub user: UserName,
     /// The groups or roles; `None` if the issuer has no claim for them.
-    pub groups: Option<Arc<[Box<str>]>>,
+    pub groups: Option<Groups>,
     /// When the token expires, in seconds of Unix time, leeway included.
     pub expires_at: u64,
     /// The index of the issuer.

@@ -13,8 +13,9 @@ use tokio::time::timeout;
 
 use crate::auth::bearer::Credentials;
 use crate::auth::verifier::{VerifiedLogin, VerifyError, unavailable};
+use crate::base::groups::Groups;
 use crate::base::user_name::UserName;
-use crate::config::ldap::{LdapLookup, LdapOptions, USER_PLACEHOLDER};
+use crate::config::ldap::{DN_PLACEHOLDER, LdapGroups, LdapLookup, LdapOptions, USER_PLACEHOLDER};
 use crate::config::options::LDAP;
 use crate::tls::{TlsError, trust_only_config};
 
@@ -30,6 +31,9 @@ struct LdapClient {
 
 /// The server in log messages.
 const SERVER: &str = "the LDAP directory";
+
+/// A search that requests this returns no attributes (RFC 4511 section 4.5.1.8).
+const NO_ATTRIBUTES: &str = "1.1";
 
 /// Bind results (RFC 4511 section 4.1.9) that mean wrong credentials: 19: too many attempts; 32: unknown entry; 48: no
 /// password is set; 49: wrong password; 50, 53: not allowed to bind.
@@ -79,7 +83,7 @@ impl LdapClient {
         let bound = ldap.simple_bind(&entry, credentials.password.expose()).await;
         let result = bound.map_err(|error| error_summary(&error))?;
         let login = match result.rc {
-            0 if is_known => self.name_in_entry(&mut ldap, &entry, user).await?,
+            0 if is_known => self.verified_login(&mut ldap, &entry, user).await?,
             0 => None,
             code if REJECTED_RESULT_CODES.contains(&code) => None,
             other => return Err(format!("the bind as the user failed with result {other}")),
@@ -87,6 +91,52 @@ impl LdapClient {
         // Errors do not matter: dropping the handle closes the connection.
         let _ = ldap.unbind().await;
         Ok(login)
+    }
+
+    /// What the directory knows of the user, whose bind it has accepted. `None` if it names a different user.
+    async fn verified_login(&self, ldap: &mut Ldap, entry: &str, user: &str) -> Result<Option<VerifiedLogin>, String> {
+        let Some(login) = self.name_in_entry(ldap, entry, user).await? else { return Ok(None) };
+        let name = login.user.as_ref().map_or(user, UserName::as_str);
+        let groups = match &self.options.groups {
+            Some(options) => Some(self.groups(ldap, options, entry, name).await?),
+            None => None,
+        };
+        Ok(Some(VerifiedLogin { groups, ..login }))
+    }
+
+    /// The user's groups, read as `ldap.bind_dn` or, without it, as the user.
+    ///
+    /// SECURITY: a login whose groups cannot be read completely fails. With the groups missing, the user would pass the
+    /// limits of a group.
+    async fn groups(&self, ldap: &mut Ldap, options: &LdapGroups, dn: &str, user: &str) -> Result<Groups, String> {
+        self.bind_as_gateway(ldap).await?;
+        let found = match options {
+            LdapGroups::Attribute(name) => ldap.search(dn, Scope::Base, "(objectClass=*)", [name.as_str()]).await,
+            LdapGroups::Search { base, filter } => {
+                let filter = groups_filter(filter, dn, user);
+                ldap.search(base, Scope::Subtree, &filter, [NO_ATTRIBUTES]).await
+            }
+        };
+        let found = found.and_then(SearchResult::success);
+        let (entries, _) = found.map_err(|error| format!("cannot read the groups: {}", error_summary(&error)))?;
+        let entries = entries.into_iter().filter(|entry| !entry.is_ref()).map(SearchEntry::construct);
+        let names = match options {
+            LdapGroups::Search { .. } => entries.map(|entry| entry.dn).collect::<Vec<_>>(),
+            LdapGroups::Attribute(attribute) => {
+                let mut entries = entries;
+                let entry = entries.next().ok_or("cannot read the groups: the user's entry is not returned")?;
+                group_values(entry, attribute)?
+            }
+        };
+        group_names(&names)
+            .ok_or_else(|| "the user has too many groups; select some with ldap.groups_filter".to_owned())
+    }
+
+    /// Binds as `ldap.bind_dn`, if it is set.
+    async fn bind_as_gateway(&self, ldap: &mut Ldap) -> Result<(), String> {
+        let LdapLookup::Search { bind: Some((dn, password)), .. } = &self.options.lookup else { return Ok(()) };
+        let bound = ldap.simple_bind(dn, password.expose()).await.map_err(|error| error_summary(&error))?;
+        if bound.rc == 0 { Ok(()) } else { Err(format!("ldap.bind_dn cannot bind: result {}", bound.rc)) }
     }
 
     /// The login with the name as the entry spells it, if it is the client's in a different case.
@@ -131,15 +181,10 @@ impl LdapClient {
     /// SECURITY: the user name must equal the attribute exactly. Directories ignore case and spaces, and the backend
     /// receives the name as the client wrote it.
     async fn search(&self, ldap: &mut Ldap, user: &str) -> Result<Option<String>, String> {
-        let LdapLookup::Search { bind, base, filter, attribute } = &self.options.lookup else {
+        let LdapLookup::Search { base, filter, attribute, .. } = &self.options.lookup else {
             return Ok(None);
         };
-        if let Some((dn, password)) = bind {
-            let bound = ldap.simple_bind(dn, password.expose()).await.map_err(|error| error_summary(&error))?;
-            if bound.rc != 0 {
-                return Err(format!("ldap.bind_dn cannot bind: result {}", bound.rc));
-            }
-        }
+        self.bind_as_gateway(ldap).await?;
         // SECURITY: escaped, so that the user name cannot change the filter.
         let filter = filter.replace(USER_PLACEHOLDER, &ldap_escape(user));
         let found = ldap.search(base, Scope::Subtree, &filter, [attribute.as_str()]).await;
@@ -162,6 +207,33 @@ impl LdapClient {
 fn attribute_values(entry: ResultEntry, attribute: &str) -> impl Iterator<Item = String> {
     let attributes = SearchEntry::construct(entry).attrs.into_iter();
     attributes.filter(move |(name, _)| name.eq_ignore_ascii_case(attribute)).flat_map(|(_, values)| values)
+}
+
+/// The filter for the groups of a user. SECURITY: both values are escaped, and neither is searched for placeholders.
+fn groups_filter(filter: &str, dn: &str, user: &str) -> String {
+    let (dn, user) = (ldap_escape(dn), ldap_escape(user));
+    let parts: Vec<_> = filter.split(DN_PLACEHOLDER).map(|part| part.replace(USER_PLACEHOLDER, &user)).collect();
+    parts.join(&dn)
+}
+
+/// The values of the attribute with the groups. SECURITY: Active Directory returns the first of many values under a
+/// different name, `memberOf;range=0-1499`.
+fn group_values(entry: SearchEntry, attribute: &str) -> Result<Vec<String>, String> {
+    let is_partial = |name: &String| name.to_ascii_lowercase().contains(";range=");
+    if entry.attrs.keys().any(is_partial) || !entry.bin_attrs.is_empty() {
+        return Err("the user has more groups than the directory returns at once: use ldap.groups_base_dn".to_owned());
+    }
+    let values = entry.attrs.into_iter().filter(|(name, _)| name.eq_ignore_ascii_case(attribute));
+    Ok(values.flat_map(|(_, values)| values).collect())
+}
+
+/// Each group by its distinguished name and by its `cn`, if it begins with one. `None` if there are too many.
+///
+/// SECURITY: a `cn` that could be taken for the distinguished name of a different group is none of its names.
+fn group_names(groups: &[String]) -> Option<Groups> {
+    let common_name = |dn: &String| first_value_of_dn(dn, "cn").filter(|name| !name.contains(['=', ',']));
+    let names = groups.iter().filter_map(common_name).chain(groups.iter().cloned());
+    Groups::new(names.map(String::into_boxed_str).collect())
 }
 
 /// The distinguished name of the entry that the connection is bound as (RFC 4532).
@@ -208,7 +280,7 @@ fn error_summary(error: &LdapError) -> String {
         LdapError::Io { source } => source.to_string(),
         LdapError::LdapResult { result } => format!("result {}", result.rc),
         LdapError::Timeout { .. } => "timed out".to_owned(),
-        LdapError::FilterParsing => "ldap.filter cannot be parsed".to_owned(),
+        LdapError::FilterParsing => "ldap.filter or ldap.groups_filter cannot be parsed".to_owned(),
         LdapError::DNSName { .. } => "the host name in ldap.url is not valid in a certificate".to_owned(),
         _ => "the connection failed".to_owned(),
     }
@@ -216,7 +288,42 @@ fn error_summary(error: &LdapError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
+
+    #[test]
+    fn groups_have_their_common_name_and_their_distinguished_name() {
+        let names =
+            |groups: &[&str]| group_names(&groups.iter().map(ToString::to_string).collect::<Vec<_>>()).expect("few");
+        assert_eq!(names(&["cn=bi,dc=x", "CN=Ärzte,dc=x"]).to_string(), "CN=Ärzte,dc=x; bi; cn=bi,dc=x; Ärzte");
+        assert_eq!(names(&["uid=bi,dc=x", "plain"]).to_string(), "plain; uid=bi,dc=x");
+        let imitation = r"cn=cn\=admins\,dc\=x,ou=guests,dc=x";
+        assert_eq!(names(&[imitation]).to_string(), imitation);
+        assert_eq!(group_names(&["cn=x".to_owned() + &"y".repeat(40_000)]), None);
+    }
+
+    #[test]
+    fn values_in_the_filter_for_groups_are_escaped_once() {
+        let filter = |filter| groups_filter(filter, "uid=a*(b),dc={user}", "{dn})(cn=*");
+        assert_eq!(filter("(member={dn})"), r"(member=uid=a\2a\28b\29,dc={user})");
+        assert_eq!(
+            filter("(|(memberUid={user})(m={dn}))"),
+            r"(|(memberUid={dn}\29\28cn=\2a)(m=uid=a\2a\28b\29,dc={user}))"
+        );
+    }
+
+    #[test]
+    fn an_incomplete_list_of_groups_is_an_error() {
+        let values = |name: &str| {
+            let attrs = HashMap::from([(name.to_owned(), vec!["cn=bi".to_owned()])]);
+            let entry = SearchEntry { dn: String::new(), attrs, bin_attrs: HashMap::new() };
+            group_values(entry, "memberOf")
+        };
+        assert_eq!(values("MEMBEROF"), Ok(vec!["cn=bi".to_owned()]));
+        assert_eq!(values("other"), Ok(vec![]));
+        assert!(values("memberOf;range=0-1499").is_err());
+    }
 
     #[test]
     fn a_distinguished_name_begins_with_the_name_of_the_user() {

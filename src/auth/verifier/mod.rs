@@ -20,6 +20,7 @@ use crate::auth::FileReload;
 use crate::auth::bearer::Credentials;
 use crate::auth::failure_limiter::{Attempt, Charge, TooManyFailures};
 use crate::auth::token_binding::Evidence;
+use crate::base::groups::Groups;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 
@@ -63,6 +64,8 @@ pub struct VerifiedLogin {
     /// SECURITY: servers accept several spellings (`ALICE`, an e-mail address) for one user. Rules, limits, revocations
     /// and the backend must see one name.
     pub user: Option<UserName>,
+    /// The user's groups, if the verifier knows them.
+    pub groups: Option<Groups>,
     /// The user's own key at the backend, if the verifier provides one.
     pub upstream_key: Option<Secret>,
     /// The session that can renew this key.

@@ -1,6 +1,7 @@
 //! Sends the requests of the published clients through a gateway with the configuration under test.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -22,7 +23,7 @@ use crate::cli::doctor::report::DoctorReport;
 use crate::cli::doctor::routes;
 use crate::config::{Config, ListenOptions, ServerUrl, StoreKind};
 use crate::outbound::http_client::HttpClient;
-use crate::store;
+use crate::store::{self, Store, TokenId};
 
 /// Maximum number of polls for an asynchronous result, one per second.
 const MAX_POLLS: usize = 30;
@@ -100,17 +101,21 @@ impl ClientChain {
         let profiles = config.routes.clone();
         let bound = app::bind(config, &Clock::system())?;
         let port = bound.addresses().http.context("the HTTP listener is configured")?.port();
+        let auth = Arc::clone(bound.auth());
         let (control, commands) = control::channel();
         let gateway = std::thread::spawn(move || bound.run(commands));
         let url = ServerUrl { tls: false, host: Ipv4Addr::LOCALHOST.to_string(), port, socket: None };
         let mut client = DoctorClient { http: HttpClient::with_tls(&url, None, RESPONSE_TIMEOUT), token: None };
         if client.get_token(&salt, &login, report).await {
+            client.report_groups(auth.store(), report);
             self.run_queries(&client, report).await;
             let token = client.token.take().unwrap_or_default();
             routes::check(&profiles, &token, &client, report).await;
         } else {
             report.skipped("queries", "requires a token");
         }
+        // The gateway waits until nothing uses the store.
+        drop(auth);
         // Immediately: no request is in flight.
         control.quit();
         gateway.join().map_err(|_| anyhow::anyhow!("the gateway panicked"))??;
@@ -161,6 +166,15 @@ impl DoctorClient {
         let body = report_response("get_token", &response, report, |body| body["data"][0].is_string());
         self.token = body.and_then(|body| body["data"][0].as_str().map(str::to_owned));
         self.token.is_some()
+    }
+
+    /// Names the groups that rules see.
+    fn report_groups(&self, store: &Store, report: &mut DoctorReport) {
+        let id = self.token.as_deref().map(|token| TokenId::from_token(token.as_bytes()));
+        let record = id.and_then(|id| store.find(&id));
+        if let Some(groups) = record.as_ref().and_then(|record| record.groups.as_ref()) {
+            report.ok("groups", if groups.iter().len() == 0 { "none".to_owned() } else { groups.to_string() });
+        }
     }
 
     async fn poll(&self, path: &str, report: &mut DoctorReport) {

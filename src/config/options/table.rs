@@ -255,6 +255,12 @@ group! { LDAP: LdapKeys = "ldap." {
         "Distinguished name to bind as for the search. Default: an anonymous search.";
     bind_password: Secret,
         "Password of ldap.bind_dn.";
+    groups_attribute: String,
+        "Attribute of the user's entry that names the user's groups, such as memberOf.";
+    groups_base_dn: String,
+        "Base of a search for the user's groups, in place of ldap.groups_attribute.";
+    groups_filter: String = "(member={dn})",
+        "Filter of this search, with {dn} for the user's entry and {user} for the user's name.";
     timeout: Duration = "5s",
         "Timeout of a whole login.";
 } }

@@ -218,7 +218,11 @@ const JWT_ISSUERS: &[EntryKey] = &[
 
 const IMPERSONATION_RULES: &[EntryKey] = &[
     key("users", EntryForm::Texts, "Callers: names or patterns. Each rule needs `users` or `groups`."),
-    key("groups", EntryForm::Texts, "Groups of callers with a JWT (`groups_claims`): names or patterns."),
+    key(
+        "groups",
+        EntryForm::Texts,
+        "Groups of callers, from a JWT (`groups_claims`) or a directory (`ldap.groups_…`): names or patterns.",
+    ),
     required("act_as", EntryForm::Texts, "Users whom they may act as: names or patterns."),
 ];
 
@@ -231,8 +235,8 @@ const AUTHORIZATION_RULES: &[EntryKey] = &[
     key(
         "groups",
         EntryForm::Texts,
-        "Groups of callers with a JWT (`groups_claims`): names or patterns. A rule with `users` and `groups` matches \
-         callers of either. With impersonation, groups do not match.",
+        "Groups of callers, from a JWT (`groups_claims`) or a directory (`ldap.groups_…`): names or patterns. A rule \
+         with `users` and `groups` matches callers of either. With impersonation, groups do not match.",
     ),
     key("unknown_users", EntryForm::Flag, "`true`: also callers whose key only the backend knows."),
     key("routes", EntryForm::Texts, "Names of routes. Default: all."),
@@ -268,8 +272,8 @@ const LIMIT_RULES: &[EntryKey] = &[
     key(
         "groups",
         EntryForm::Texts,
-        "Groups of callers with a JWT (`groups_claims`): names or patterns. A rule with `users` and `groups` matches \
-         callers of either. Each caller is counted on its own.",
+        "Groups of callers, from a JWT (`groups_claims`) or a directory (`ldap.groups_…`): names or patterns. A rule \
+         with `users` and `groups` matches callers of either. Each caller is counted on its own.",
     ),
     key("addresses", EntryForm::Texts, "Addresses or networks of the clients. Default: all."),
     key("routes", EntryForm::Texts, "Names of routes. Default: all."),

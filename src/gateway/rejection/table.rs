@@ -630,7 +630,7 @@ rejections! {
                  `impersonation.own_keys` is `deny`.",
     }
     /// No rule allows the request of an authenticated caller.
-    NotAuthorized {
+    NotAuthorized(detail: String) {
         status: FORBIDDEN,
         reason: "not_authorized",
         phases: [Authorize],
@@ -638,6 +638,7 @@ rejections! {
         response_header: NoHeader,
         header: None,
         rules: ["authorization.rules"],
+        detail: detail.clone(),
         message: "You are authenticated, but no rule allows this request. Ask for a rule (authorization.rules).",
         remedy: "With `authorization.mode: enforce`, no rule of `authorization.rules` allows this request to the user.",
     }

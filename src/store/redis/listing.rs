@@ -32,6 +32,7 @@ impl RedisSession {
             }
             let mut token = TokenSummary {
                 user: stored.token.user,
+                groups: stored.token.groups,
                 fingerprint: stored.id.fingerprint(),
                 minted: stored.minted,
                 expires: stored.expires,

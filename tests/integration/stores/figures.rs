@@ -32,7 +32,8 @@ fn token(number: u32) -> NewToken {
     // Uniformly distributed, like hashes.
     login.copy_from_slice(&aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &number.to_be_bytes()).as_ref()[..16]);
     let user = UserName::parse(format!("user-{number}@example.com").as_bytes()).expect("valid");
-    NewToken { login: LoginId(login), user, upstream_key: None, binding: TokenBinding([0; 8]), key: PRIMARY_KEY }
+    let binding = TokenBinding([0; 8]);
+    NewToken { login: LoginId(login), user, groups: None, upstream_key: None, binding, key: PRIMARY_KEY }
 }
 
 /// Makes tokens concurrently; returns the duration.

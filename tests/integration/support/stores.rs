@@ -271,6 +271,7 @@ pub fn new_token(user: &str, key: Option<&str>) -> NewToken {
     NewToken {
         login: LoginId(*hash.as_ref().first_chunk().expect("32 bytes")),
         user: UserName::parse(user.as_bytes()).expect("valid"),
+        groups: None,
         upstream_key: key.map(|key| Secret::new(key.into())),
         binding: TokenBinding([7; 8]),
         key: PRIMARY_KEY,
