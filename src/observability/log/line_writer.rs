@@ -20,8 +20,17 @@ const MAX_BUFFERED_BYTES: usize = 4 * 1024 * 1024;
 const RETAINED_CAPACITY: usize = 1024 * 1024;
 
 /// Delay before a batch is written, so that it contains more lines. One system call per line would cost more than
-/// everything else about the line.
-const BATCH_INTERVAL: Duration = Duration::from_millis(10);
+/// everything else about the line, and at low rates waking the thread costs more than its lines.
+const BATCH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Delay of lines for whose confirmation somebody waits.
+const CONFIRMED_BATCH_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Delay before a write to an output that would block is repeated.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A batch of this size is written without a delay.
+const MAX_BATCH_BYTES: usize = 256 * 1024;
 
 /// How long [`LineWriter::close`] and [`LineWriter::wait_until_written`] wait for an output that blocks.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -32,7 +41,7 @@ pub struct LineWriter(Arc<WriterState>);
 
 struct WriterState {
     queue: Mutex<LineQueue>,
-    /// Signalled when the buffer is no longer empty, and on close.
+    /// Signalled when the buffer is no longer empty, when a batch is due, and on close.
     work_available: Condvar,
     /// Signalled when everything has been written.
     all_written: Condvar,
@@ -46,6 +55,13 @@ struct LineQueue {
     dropped: usize,
     /// Receive a value once the buffer has been written without loss.
     confirmations: Vec<oneshot::Sender<()>>,
+}
+
+impl LineQueue {
+    /// Returns whether the thread must not wait for more lines.
+    fn is_due(&self) -> bool {
+        self.is_closing || self.buffer.len() >= MAX_BATCH_BYTES || !self.confirmations.is_empty()
+    }
 }
 
 impl LineWriter {
@@ -77,11 +93,12 @@ impl LineWriter {
             queue.dropped += 1;
             return;
         }
-        let was_empty = queue.buffer.is_empty();
+        let (was_empty, was_due) = (queue.buffer.is_empty(), queue.is_due());
         queue.buffer.extend_from_slice(line);
         queue.confirmations.extend(confirmation);
+        let must_wake = was_empty || was_due != queue.is_due();
         drop(queue);
-        if was_empty {
+        if must_wake {
             self.0.work_available.notify_one();
         }
     }
@@ -119,12 +136,10 @@ impl WriterState {
             let is_idle = |queue: &mut LineQueue| queue.buffer.is_empty() && !queue.is_closing;
             let mut queue = self.queue.lock();
             self.work_available.wait_while(&mut queue, is_idle);
-            let is_closing = queue.is_closing;
-            drop(queue);
-            if !is_closing {
-                thread::sleep(BATCH_INTERVAL);
+            self.work_available.wait_while_for(&mut queue, |queue| !queue.is_due(), BATCH_INTERVAL);
+            if !queue.confirmations.is_empty() {
+                self.work_available.wait_while_for(&mut queue, |queue| !queue.is_closing, CONFIRMED_BATCH_INTERVAL);
             }
-            let mut queue = self.queue.lock();
             std::mem::swap(&mut queue.buffer, &mut batch);
             queue.is_writing = true;
             let confirmations = std::mem::take(&mut queue.confirmations);
@@ -171,7 +186,7 @@ fn write_while_accepted(output: &mut impl Write, bytes: &[u8]) -> usize {
             Ok(count @ 1..) => rest = &rest[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // A process that shares the file description made it non-blocking.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(BATCH_INTERVAL),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY_INTERVAL),
             Ok(_) | Err(_) => break,
         }
     }
@@ -240,6 +255,27 @@ mod tests {
         drop(go);
         lines.close();
         assert_eq!(written.recv().expect("written"), b"fits again\n");
+    }
+
+    #[test]
+    fn a_large_batch_and_a_confirmed_line_do_not_wait_for_more() {
+        let ((go, gate), (out, written)) = (channel(), channel());
+        let lines = LineWriter::spawn(BlockingOutput(gate, out)).expect("a thread");
+        let elapsed = |push: &dyn Fn()| {
+            let begun = std::time::Instant::now();
+            push();
+            let batch = written.recv().expect("written");
+            go.send(()).expect("it waits");
+            lines.wait_until_written();
+            (begun.elapsed(), batch.len())
+        };
+        let shortest = |push: &dyn Fn()| (0..20).map(|_| elapsed(push).0).min().expect("20 runs");
+        let large = [&[b'x'; MAX_BATCH_BYTES][..], b"\n"].concat();
+        assert!(shortest(&|| lines.push(&large)) < CONFIRMED_BATCH_INTERVAL);
+        let confirmed = || drop(lines.push_confirmed(b"confirmed\n"));
+        assert!((CONFIRMED_BATCH_INTERVAL..BATCH_INTERVAL).contains(&shortest(&confirmed)));
+        let (delay, size) = elapsed(&|| (0..10).for_each(|_| lines.push(b"one\n")));
+        assert!(delay >= BATCH_INTERVAL && size == 40, "{delay:?}, {size} bytes");
     }
 
     #[test]
