@@ -50,12 +50,12 @@ def uploads(bench, proxy, _options):
     return h2load(bench, proxy.tls + QUERY, "--h1", "-c4", "-n", BIG_COUNT, body=bench.inputs.big_body)
 
 
-def steady(scheme, *arguments):
-    """A fixed, low rate over ten connections, to measure latency."""
+def steady(scheme, *arguments, connections=10, times=1):
+    """A fixed rate, to measure latency: `times` the rate of the options."""
     def run(bench, proxy, options):
-        each = max(1, options.rate // 10)
-        count = max(1, round(each * options.slice)) * 10
-        return h2load(bench, getattr(proxy, scheme) + QUERY, *arguments, "-c10", "--rps", each, "-n", count, log=True)
+        each = max(1, times * options.rate // connections)
+        count = max(1, round(each * options.slice)) * connections
+        return h2load(bench, getattr(proxy, scheme) + QUERY, *arguments, f"-c{connections}", "--rps", each, "-n", count, log=True)
     return run
 
 
@@ -78,6 +78,7 @@ def tokens(scheme):
     return run
 
 
+BUSY = {"connections": CONNECTIONS, "times": 15}
 BIG_RESPONSES = {"target": BIG, "connections": 4, "least": 9 << 20}
 CASES = [
     Case("plain-h1", "HTTP/1.1 without TLS, persistent connections", queries("plain")),
@@ -96,6 +97,8 @@ CASES = [
     Case("rate-plain", "a fixed rate over 10 connections, HTTP/1.1 without TLS", steady("plain", "--h1")),
     Case("rate-tls", "a fixed rate over 10 connections, HTTP/1.1 over TLS 1.3", steady("tls", "--h1")),
     Case("rate-h2", "a fixed rate over 10 connections, HTTP/2 over TLS 1.3", steady("tls")),
+    Case("busy-plain", "15 times this rate over 64 connections, HTTP/1.1 without TLS", steady("plain", "--h1", **BUSY)),
+    Case("busy-tls", "15 times this rate over 64 connections, HTTP/1.1 over TLS 1.3", steady("tls", "--h1", **BUSY)),
     Case("get_token", "a bearer decrypted, the existing token returned; HTTP/1.1 without TLS", tokens("plain"), ALONE),
     Case("get_token-tls", "the same over TLS 1.3", tokens("tls"), ALONE),
 ]
