@@ -20,6 +20,13 @@ const DEFAULT_SOCKET: &str = "/run/timbr-gateway/admin/socket";
 /// More than the longest response of the admin listener.
 const MAX_RESPONSE_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Long enough for a reload, which responds after all files have been read, and for a store that lists all tokens.
+const TIMEOUT: Duration = Duration::from_secs(35);
+
+/// For the help of commands.
+pub const SENT_TO: &str = "The command is sent to the admin listener: to listen.admin_socket if there is one, otherwise \
+                           to listen.admin with listen.admin_token. It is accepted from the same machine only.";
+
 /// A connection to an admin listener that does not exist yet.
 pub struct AdminClient<'a> {
     /// Tried first.
@@ -47,10 +54,15 @@ pub fn add_arguments(command: Command) -> Command {
     options::add_some(command, &[LISTEN.admin.key, LISTEN.admin_socket.key, LISTEN.admin_token.key])
 }
 
+/// Sends one request as [`AdminClient::request_json`] does.
+pub fn request(matches: &ArgMatches, path: &str, json: Option<&str>) -> anyhow::Result<serde_json::Value> {
+    AdminClient::from_arguments(matches)?.request_json(path, json)
+}
+
 impl AdminClient<'_> {
     /// The admin listener named by the flags, the environment or the configuration file. An address given as a flag is
     /// used as it is; otherwise the socket comes first, because it needs no token.
-    pub fn from_arguments(matches: &ArgMatches, timeout: Duration) -> anyhow::Result<AdminClient<'_>> {
+    pub fn from_arguments(matches: &ArgMatches) -> anyhow::Result<AdminClient<'_>> {
         let key = LISTEN.admin.key;
         let text = options::read_one(matches, key)?.expect("the option has a default");
         let text = text.expose();
@@ -67,7 +79,12 @@ impl AdminClient<'_> {
         if address.is_none() && socket.is_none() {
             bail!("{key} is off: there is no admin listener to connect to");
         }
-        Ok(AdminClient { socket, address: address.map(connectable_address), timeout, matches })
+        Ok(AdminClient { socket, address: address.map(connectable_address), timeout: TIMEOUT, matches })
+    }
+
+    /// The same with a different time to connect, and for each read and write.
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        AdminClient { timeout, ..self }
     }
 
     /// Sends a GET without the token. Any status is a success here.

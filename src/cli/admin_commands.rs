@@ -1,16 +1,13 @@
 //! `timbr-gateway reload`, `drain` and `log-level`: admin commands for a running gateway, sent to its admin listener.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::cli::admin_client::{self, AdminClient};
+use crate::cli::admin_client::{self, AdminClient, SENT_TO};
+use crate::cli::table::rows;
 use crate::cli::{CliResult, print_line};
-
-/// Long enough for a reload, which responds after all files have been read.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// The definitions of the three commands.
 pub fn commands() -> [Command; 3] {
@@ -29,17 +26,14 @@ pub fn commands() -> [Command; 3] {
         (log_level, "", "log-level debug"),
     ]
     .map(|(command, first, example)| {
-        admin_client::add_arguments(command).after_help(format!(
-            "{first}The command is sent to the admin listener: to listen.admin_socket if there is one, otherwise to listen.admin with \
-             listen.admin_token. It is accepted from the same machine only.\n\nExample:\n  timbr-gateway {example}"
-        ))
+        admin_client::add_arguments(command)
+            .after_help(format!("{first}{SENT_TO}\n\nExample:\n  timbr-gateway {example}"))
     })
 }
 
 pub fn reload(matches: &ArgMatches) -> CliResult {
-    let response = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/reload", Some("{}"))?;
-    let needs_restart: Vec<_> =
-        response["needs_restart"].as_array().into_iter().flatten().filter_map(|key| key.as_str()).collect();
+    let response = admin_client::request(matches, "/reload", Some("{}"))?;
+    let needs_restart: Vec<_> = rows(&response["needs_restart"]).iter().filter_map(Value::as_str).collect();
     print_line("Configuration reloaded.")?;
     if !needs_restart.is_empty() {
         print_line(format_args!("These changes require a restart: {}", needs_restart.join(", ")))?;
@@ -48,13 +42,13 @@ pub fn reload(matches: &ArgMatches) -> CliResult {
 }
 
 pub fn drain(matches: &ArgMatches) -> CliResult {
-    AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/drain", Some("{}"))?;
+    admin_client::request(matches, "/drain", Some("{}"))?;
     print_line("Draining: the gateway exits when all requests are completed.")?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub fn log_level(matches: &ArgMatches) -> CliResult {
-    let client = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
+    let client = AdminClient::from_arguments(matches)?;
     let response = match matches.get_one::<String>("level") {
         None => client.request_json("/log-level", None)?,
         Some(level) => client.put_json("/log-level", &json!({ "level": level }).to_string())?,

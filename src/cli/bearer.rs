@@ -4,35 +4,28 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 use zeroize::Zeroizing;
 
 use crate::auth::bearer::{BearerOpener, creation_time, make_bearer};
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
-use crate::cli::tokens::format_time;
-use crate::cli::{CliResult, options, password, print_line};
+use crate::cli::table::format_time;
+use crate::cli::{CliResult, arguments, options, password, print_line};
 use crate::config::options::GLOBAL;
 use crate::config::salts;
 
 pub fn command() -> Command {
     let command = Command::new("bearer")
         .about("Create the bearer with which a user requests a token")
+        .arg(arguments::user("User name").required_unless_present("decode"))
         .arg(
-            Arg::new("user")
-                .long("user")
-                .short('u')
-                .value_name("NAME")
-                .required_unless_present("decode")
-                .help("User name"),
-        )
-        .arg(
-            Arg::new("decode")
-                .long("decode")
-                .action(ArgAction::SetTrue)
-                .conflicts_with_all(["user", "password-file", "password-stdin"])
-                .help("Read a bearer from standard input, and print its user, its time and its salt, not its password"),
+            arguments::flag(
+                "decode",
+                "Read a bearer from standard input, and print its user, its time and its salt, not its password",
+            )
+            .conflicts_with_all(["user", "password-file", "password-stdin"]),
         )
         .args(password::arguments())
         .after_help(
@@ -49,15 +42,14 @@ pub fn command() -> Command {
 pub fn run(matches: &ArgMatches) -> CliResult {
     let salts_text =
         options::read_one(matches, GLOBAL.api_auth_salt.key)?.context("set API_AUTH_SALT or --api-auth-salt-file")?;
-    let mut salts = salts::split(salts_text.expose());
+    let salts: Vec<_> = salts::split(salts_text.expose()).collect();
     if matches.get_flag("decode") {
-        return decode(&salts.collect::<Vec<_>>());
+        return decode(&salts);
     }
-    let user = matches.get_one::<String>("user").expect("clap requires it");
+    let user = arguments::text(matches, "user");
     UserName::parse(user.as_bytes()).with_context(|| format!("--user {user:?}"))?;
-    let salt = salts.next().expect("split returns at least one part");
     let password = password::read(matches)?;
-    let bearer = make_bearer(&salt, user, &password)
+    let bearer = make_bearer(&salts[0], user, &password)
         .context("API_AUTH_SALT is not a Fernet key; `timbr-gateway salt` creates one")?;
     print_line(bearer.expose())?;
     Ok(ExitCode::SUCCESS)

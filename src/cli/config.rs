@@ -3,23 +3,19 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgMatches, Command, value_parser};
 
 use crate::app;
-use crate::cli::{CliResult, options, print_error, print_line};
+use crate::cli::{CliResult, arguments, options, print_error, print_line};
 use crate::config::print::{OriginComments, to_json, to_yaml};
 use crate::config::schema::schema;
 use crate::config::{admin_exposure, warnings};
 use crate::outbound::otlp;
 
 pub fn command() -> Command {
-    let origins = Arg::new("origins").long("origins").action(ArgAction::SetTrue).help("Show the source of each value");
-    let format = Arg::new("format")
-        .long("format")
-        .value_name("FORMAT")
-        .value_parser(["yaml", "json"])
-        .default_value("yaml")
-        .help("yaml: a valid configuration file. json: options with values and sources, for programs");
+    let origins = arguments::flag("origins", "Show the source of each value");
+    let help = "yaml: a valid configuration file. json: options with values and sources, for programs";
+    let format = arguments::value("format", "FORMAT", help).value_parser(["yaml", "json"]).default_value("yaml");
     Command::new("config")
         .about("Check or print the configuration without starting the gateway")
         .subcommand_required(true)
@@ -81,8 +77,8 @@ pub fn run(matches: &ArgMatches) -> CliResult {
                 true => OriginComments::Printed,
                 false => OriginComments::Omitted,
             };
-            match matches.get_one::<String>("format").map(String::as_str) {
-                Some("json") => print_line(format_args!("{:#}", to_json(&settings, &config.routes)))?,
+            match arguments::text(matches, "format") {
+                "json" => print_line(format_args!("{:#}", to_json(&settings, &config.routes)))?,
                 _ => print_line(to_yaml(&settings, &config.routes, comments).trim_end())?,
             }
         }

@@ -1,17 +1,21 @@
 //! `timbr-gateway explain [REQUEST_ID]`: shows recent rejections from the admin listener.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgMatches, Command};
 use serde_json::Value;
 
 use crate::base::percent;
-use crate::cli::admin_client::{self, AdminClient};
-use crate::cli::tokens::format_time;
-use crate::cli::{CliResult, print_line};
+use crate::cli::table::{Column, format_time, print_table, printable_text, rows};
+use crate::cli::{CliResult, admin_client, arguments, print_line};
 
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+const REJECTIONS: [Column; 5] = [
+    ("TIME", 22, rejection_time),
+    ("STATUS", 8, |refusal| refusal["status"].to_string()),
+    ("REASON", 28, |refusal| printable_text(refusal, "reason")),
+    ("REQUEST ID", 34, |refusal| printable_text(refusal, "request_id")),
+    ("PATH", 0, |refusal| printable_text(refusal, "path")),
+];
 
 pub fn command() -> Command {
     admin_client::add_arguments(
@@ -22,22 +26,10 @@ pub fn command() -> Command {
                     .value_name("REQUEST_ID")
                     .help("Request id, from the response body, the x-request-id header or the log"),
             )
-            .arg(
-                Arg::new("limit")
-                    .long("limit")
-                    .value_name("N")
-                    .default_value("20")
-                    .value_parser(value_parser!(u32).range(1..))
-                    .help("Maximum number of rejections in the list"),
-            )
-            .arg(Arg::new("reason").long("reason").value_name("WORD").help("List only rejections with this reason"))
-            .arg(Arg::new("user").long("user").short('u').value_name("NAME").help("List only rejections of this user"))
-            .arg(
-                Arg::new("json")
-                    .long("json")
-                    .action(ArgAction::SetTrue)
-                    .help("Print JSON; times in seconds since the Unix epoch"),
-            ),
+            .arg(arguments::limit("20", "Maximum number of rejections in the list"))
+            .arg(arguments::value("reason", "WORD", "List only rejections with this reason"))
+            .arg(arguments::user("List only rejections of this user"))
+            .arg(arguments::json()),
     )
     .after_help(
         "The gateway keeps about a thousand recent rejections, without header values.\n\n\
@@ -47,13 +39,10 @@ pub fn command() -> Command {
 }
 
 pub fn run(matches: &ArgMatches) -> CliResult {
-    let client = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
     let id = matches.get_one::<String>("request-id");
-    let response = client.request_json(
-        &id.map_or_else(|| recent_rejections_path(matches), |id| format!("/explain/{}", percent::encode(id))),
-        None,
-    )?;
-    let refusals = response["refusals"].as_array().map_or(&[][..], Vec::as_slice);
+    let path = id.map_or_else(|| recent_rejections_path(matches), |id| format!("/explain/{}", percent::encode(id)));
+    let response = admin_client::request(matches, &path, None)?;
+    let refusals = rows(&response["refusals"]);
     if matches.get_flag("json") {
         print_line(&response["refusals"])?;
     } else if id.is_some() {
@@ -61,7 +50,7 @@ pub fn run(matches: &ArgMatches) -> CliResult {
             print_line(format_explanation(refusal))?;
         }
     } else {
-        print_list(refusals)?;
+        print_table(&REJECTIONS, refusals)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -75,21 +64,6 @@ fn recent_rejections_path(matches: &ArgMatches) -> String {
         }
     }
     path
-}
-
-fn print_list(refusals: &[Value]) -> std::io::Result<()> {
-    print_line(format_args!("{:<22}{:<8}{:<28}{:<34}PATH", "TIME", "STATUS", "REASON", "REQUEST ID"))?;
-    for refusal in refusals {
-        print_line(format_args!(
-            "{:<22}{:<8}{:<28}{:<34}{}",
-            rejection_time(refusal),
-            refusal["status"].to_string(),
-            printable_text(refusal, "reason"),
-            printable_text(refusal, "request_id"),
-            printable_text(refusal, "path"),
-        ))?;
-    }
-    Ok(())
 }
 
 /// A rejection as lines of text.
@@ -114,22 +88,13 @@ fn format_explanation(refusal: &Value) -> String {
     for name in ["route", "user", "key", "field", "detail"] {
         line(name, printable_text(refusal, name));
     }
-    line("decided by", join_strings(&refusal["rules"], Value::as_str));
+    let rules: Vec<_> = rows(&refusal["rules"]).iter().filter_map(Value::as_str).collect();
+    line("decided by", rules.join(", "));
     line("trace id", printable_text(refusal, "trace_id"));
     let outcome = |step: &Value| Some(format!("{} {}", step["step"].as_str()?, step["outcome"].as_str()?));
-    let steps = refusal["trace"].as_array().into_iter().flatten().filter_map(outcome);
+    let steps = rows(&refusal["trace"]).iter().filter_map(outcome);
     line("steps", steps.collect::<Vec<_>>().join(", "));
     lines.join("\n")
-}
-
-fn join_strings<'a>(values: &'a Value, text: impl Fn(&'a Value) -> Option<&'a str>) -> String {
-    values.as_array().into_iter().flatten().filter_map(text).collect::<Vec<_>>().join(", ")
-}
-
-/// SECURITY: the client chooses the path, and over HTTP/2 it may contain terminal control sequences.
-pub fn printable_text(refusal: &Value, name: &str) -> String {
-    let text = refusal[name].as_str().unwrap_or_default();
-    text.chars().map(|c| if c.is_control() { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time after 1970, in whole seconds")]
@@ -140,12 +105,6 @@ fn rejection_time(refusal: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_control_character_reaches_the_terminal() {
-        let refusal = serde_json::json!({ "path": "/a\u{9b}31m\u{1b}[2Jé" });
-        assert_eq!(printable_text(&refusal, "path"), "/a\\u{9b}31m\\u{1b}[2Jé");
-    }
 
     #[test]
     fn an_explanation_has_a_line_per_fact() {

@@ -5,18 +5,15 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 
 use crate::cli::admin_client::{self, AdminClient};
-use crate::cli::{CliResult, print_line};
+use crate::cli::{CliResult, arguments, print_line};
 
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub fn command() -> Command {
-    let ready = Arg::new("ready")
-        .long("ready")
-        .action(ArgAction::SetTrue)
-        .help("Check readiness (/readyz) instead of liveness (/livez)");
+    let ready = arguments::flag("ready", "Check readiness (/readyz) instead of liveness (/livez)");
     let command = Command::new("healthcheck").about("Check the health of a running gateway").arg(ready).after_help(
         "Exit code 0: healthy. 1: unhealthy, or no response.\n\n\
              Example, in a Dockerfile:\n  HEALTHCHECK CMD [\"/usr/local/bin/timbr-gateway\", \"healthcheck\"]",
@@ -25,17 +22,10 @@ pub fn command() -> Command {
 }
 
 pub fn wait_command() -> Command {
-    let state = Arg::new("for")
-        .long("for")
-        .value_name("STATE")
-        .value_parser(["ready", "live"])
-        .default_value("ready")
-        .help("ready: it accepts requests (/readyz). live: it runs (/livez)");
-    let timeout = Arg::new("timeout")
-        .long("timeout")
-        .value_name("DURATION")
-        .default_value("60s")
-        .help("Maximum time to wait, such as 30s or 5m");
+    let state = arguments::value("for", "STATE", "ready: it accepts requests (/readyz). live: it runs (/livez)");
+    let state = state.value_parser(["ready", "live"]).default_value("ready");
+    let timeout =
+        arguments::value("timeout", "DURATION", "Maximum time to wait, such as 30s or 5m").default_value("60s");
     let command =
         Command::new("wait").about("Wait until a running gateway is ready").arg(state).arg(timeout).after_help(
             "Exit code 0: it is. 1: it is not after the timeout; the message says why.\n\n\
@@ -45,9 +35,9 @@ pub fn wait_command() -> Command {
 }
 
 pub fn wait(matches: &ArgMatches) -> CliResult {
-    let gateway = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
-    let path = if matches.get_one::<String>("for").is_some_and(|state| state == "live") { "/livez" } else { "/readyz" };
-    let timeout = matches.get_one::<String>("timeout").expect("it has a default");
+    let gateway = AdminClient::from_arguments(matches)?.with_timeout(ADMIN_TIMEOUT);
+    let path = if arguments::text(matches, "for") == "live" { "/livez" } else { "/readyz" };
+    let timeout = arguments::text(matches, "timeout");
     let timeout = humantime::parse_duration(timeout).with_context(|| format!("--timeout {timeout:?}"))?;
     let started = Instant::now();
     loop {
@@ -67,7 +57,7 @@ pub fn wait(matches: &ArgMatches) -> CliResult {
 }
 
 pub fn run(matches: &ArgMatches) -> CliResult {
-    let gateway = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
+    let gateway = AdminClient::from_arguments(matches)?.with_timeout(ADMIN_TIMEOUT);
     let path = if matches.get_flag("ready") { "/readyz" } else { "/livez" };
     let response = gateway.get(path)?;
     if response.status != "200" {

@@ -3,6 +3,7 @@
 
 mod admin_client;
 mod admin_commands;
+mod arguments;
 mod bearer;
 mod completions;
 mod config;
@@ -18,6 +19,7 @@ mod salt;
 mod serve;
 mod stops;
 mod store;
+mod table;
 mod tokens;
 mod top;
 mod users;
@@ -27,7 +29,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Command;
+use clap::{ArgMatches, Command};
 
 use crate::os::core_dumps;
 
@@ -35,6 +37,9 @@ use serve::SignalHandlers;
 
 /// The exit code of a command, or an error to print.
 type CliResult = anyhow::Result<ExitCode>;
+
+/// The definition of a subcommand, and the function that runs it.
+type Subcommand = (Command, fn(&ArgMatches) -> CliResult);
 
 /// Runs the subcommand that the arguments select.
 pub fn run() -> ExitCode {
@@ -52,31 +57,42 @@ fn dispatch() -> CliResult {
     // Before the arguments are parsed, which takes milliseconds: until then a signal ends the process.
     let is_serve = std::env::args_os().nth(1).is_some_and(|name| name == "serve");
     let signals = if is_serve { Some(SignalHandlers::install()?) } else { None };
-    match command().get_matches().subcommand() {
-        Some(("serve", matches)) => serve::run(matches, signals.map_or_else(SignalHandlers::install, Ok)?),
-        Some(("demo", matches)) => demo::run(matches),
-        Some(("bearer", matches)) => bearer::run(matches),
-        Some(("salt", matches)) => salt::run(matches),
-        Some(("store", matches)) => store::run(matches),
-        Some(("reload", matches)) => admin_commands::reload(matches),
-        Some(("drain", matches)) => admin_commands::drain(matches),
-        Some(("log-level", matches)) => admin_commands::log_level(matches),
-        Some(("stop", matches)) => stops::stop(matches),
-        Some(("resume", matches)) => stops::resume(matches),
-        Some(("stopped", matches)) => stops::stopped(matches),
-        Some(("top", matches)) => top::run(matches),
-        Some(("tokens", matches)) => tokens::run(matches),
-        Some(("queries", matches)) => queries::run(matches),
-        Some(("explain", matches)) => explain::run(matches),
-        Some(("users", matches)) => users::run(matches),
-        Some(("config", matches)) => config::run(matches),
-        Some(("doctor", matches)) => doctor::run(matches),
-        Some(("healthcheck", matches)) => healthcheck::run(matches),
-        Some(("wait", matches)) => healthcheck::wait(matches),
-        Some(("completions", matches)) => completions::run(matches),
-        Some(("man", matches)) => man::run(matches),
-        _ => unreachable!("clap accepts no other subcommand"),
+    let matches = command().get_matches();
+    let (name, matches) = matches.subcommand().expect("clap requires a subcommand");
+    if name == "serve" {
+        return serve::run(matches, signals.map_or_else(SignalHandlers::install, Ok)?);
     }
+    let found = subcommands().into_iter().find(|(command, _)| command.get_name() == name);
+    found.expect("clap accepts no other subcommand").1(matches)
+}
+
+/// The subcommands except `serve`, in the sequence of the help.
+fn subcommands() -> Vec<Subcommand> {
+    let [reload, drain, log_level] = admin_commands::commands();
+    let [stop, resume, stopped] = stops::commands();
+    vec![
+        (demo::command(), demo::run),
+        (bearer::command(), bearer::run),
+        (salt::command(), salt::run),
+        (store::command(), store::run),
+        (reload, admin_commands::reload),
+        (drain, admin_commands::drain),
+        (log_level, admin_commands::log_level),
+        (stop, stops::stop),
+        (resume, stops::resume),
+        (stopped, stops::stopped),
+        (top::command(), top::run),
+        (tokens::command(), tokens::run),
+        (queries::command(), queries::run),
+        (explain::command(), explain::run),
+        (users::command(), users::run),
+        (config::command(), config::run),
+        (doctor::command(), doctor::run),
+        (healthcheck::command(), healthcheck::run),
+        (healthcheck::wait_command(), healthcheck::wait),
+        (completions::command(), completions::run),
+        (man::command(), man::run),
+    ]
 }
 
 /// The whole command line; completions and manual pages are generated from it.
@@ -88,23 +104,7 @@ pub fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve::command())
-        .subcommand(demo::command())
-        .subcommand(bearer::command())
-        .subcommand(salt::command())
-        .subcommand(store::command())
-        .subcommands(admin_commands::commands())
-        .subcommands(stops::commands())
-        .subcommand(top::command())
-        .subcommand(tokens::command())
-        .subcommand(queries::command())
-        .subcommand(explain::command())
-        .subcommand(users::command())
-        .subcommand(config::command())
-        .subcommand(doctor::command())
-        .subcommand(healthcheck::command())
-        .subcommand(healthcheck::wait_command())
-        .subcommand(completions::command())
-        .subcommand(man::command())
+        .subcommands(subcommands().into_iter().map(|(command, _)| command))
         .after_help(
             "Examples:\n  \
              timbr-gateway demo --once\n  \

@@ -1,16 +1,12 @@
 //! `timbr-gateway salt` creates a salt; `timbr-gateway salt status` shows the use of salts through the admin listener.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{ArgMatches, Command};
 use fernet::Fernet;
 
-use crate::cli::admin_client::{self, AdminClient};
-use crate::cli::tokens::format_time;
-use crate::cli::{CliResult, print_line};
-
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::cli::table::{format_time, printable_text, rows};
+use crate::cli::{CliResult, admin_client, print_line};
 
 pub fn command() -> Command {
     let status = Command::new("status")
@@ -39,16 +35,13 @@ pub fn run(matches: &ArgMatches) -> CliResult {
 }
 
 fn print_status(matches: &ArgMatches) -> anyhow::Result<()> {
-    let response = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/salts", None)?;
+    let response = admin_client::request(matches, "/salts", None)?;
     print_line(format_args!("{:<10}{:<10}{:<22}USERS IN 30 DAYS", "SALT", "", "LAST USED"))?;
-    for (number, salt) in response["salts"].as_array().into_iter().flatten().enumerate() {
+    for (number, salt) in rows(&response["salts"]).iter().enumerate() {
         let role = if number == 0 { "primary" } else { "" };
         let last_used = salt["last_used"].as_u64().map_or("never".to_owned(), format_time);
-        print_line(format_args!(
-            "{:<10}{role:<10}{last_used:<22}{}",
-            salt["salt"].as_str().unwrap_or_default(),
-            salt["users"]
-        ))?;
+        let name = printable_text(salt, "salt");
+        print_line(format_args!("{name:<10}{role:<10}{last_used:<22}{}", salt["users"]))?;
     }
     if response["since_start"] == true {
         print_line("Since the start of this process only: store.kind is memory.")?;

@@ -3,38 +3,38 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 use serde_json::json;
 
-use crate::cli::admin_client::{self, AdminClient};
-use crate::cli::tokens::format_time;
+use crate::cli::admin_client::{self, SENT_TO};
+use crate::cli::arguments::{self, text};
+use crate::cli::table::{Column, format_time, print_table, printable_text, rows, time};
 use crate::cli::{CliResult, print_line};
 
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(35);
-
-const SENT_TO: &str = "The command is sent to the admin listener: to listen.admin_socket if there is one, otherwise to \
-                       listen.admin with listen.admin_token. It is accepted from the same machine only.";
+const STOPS: [Column; 5] = [
+    ("KIND", 10, |stop| printable_text(stop, "kind")),
+    ("NAME", 24, |stop| printable_text(stop, "name")),
+    ("SINCE", 22, |stop| time(stop, "since")),
+    ("UNTIL", 22, |stop| stop["until"].as_u64().map_or_else(|| "resumed".to_owned(), format_time)),
+    ("WHY", 0, |stop| printable_text(stop, "why")),
+];
 
 /// The definitions of the three commands.
 pub fn commands() -> [Command; 3] {
     let kind = || {
-        Arg::new("kind").value_name("KIND").required(true).value_parser(["ontology", "user", "route"]).help(
-            "ontology: requests that name it. user: requests of the user or on behalf of the user, with every kind of \
-             credential, and logins. route: a route of the configuration, or get_token",
-        )
+        let help = "ontology: requests that name it. user: requests of the user or on behalf of the user, with every \
+                    kind of credential, and logins. route: a route of the configuration, or get_token";
+        arguments::required("kind", "KIND", help).value_parser(["ontology", "user", "route"])
     };
-    let name = || Arg::new("name").value_name("NAME").required(true).help("The exact name");
+    let name = || arguments::required("name", "NAME", "The exact name");
     let stop = Command::new("stop")
         .about("Stop an ontology, a user or a route: its requests get 503, at all replicas")
         .args([kind(), name()])
-        .arg(Arg::new("why").long("why").value_name("TEXT").required(true).help("The message that clients receive"))
-        .arg(
-            Arg::new("for")
-                .long("for")
-                .value_name("DURATION")
-                .value_parser(|text: &str| humantime::parse_duration(text).map_err(|error| error.to_string()))
-                .help("End after this time, at most 30d. Without it: until it is resumed, at most 30d"),
-        )
+        .arg(arguments::value("why", "TEXT", "The message that clients receive").required(true))
+        .arg(arguments::duration(
+            "for",
+            "End after this time, at most 30d. Without it: until it is resumed, at most 30d",
+        ))
         .after_help(format!(
             "Requests that already wait or run are not affected. A persistent store (store.kind) keeps it over a \
              restart.\n\n{SENT_TO}\n\n\
@@ -48,12 +48,7 @@ pub fn commands() -> [Command; 3] {
         .after_help(format!("{SENT_TO}\n\nExample:\n  timbr-gateway resume ontology sales"));
     let stopped = Command::new("stopped")
         .about("List what is stopped")
-        .arg(
-            Arg::new("json")
-                .long("json")
-                .action(ArgAction::SetTrue)
-                .help("Print JSON; times in seconds since the Unix epoch"),
-        )
+        .arg(arguments::json())
         .after_help(format!("{SENT_TO}\n\nExample:\n  timbr-gateway stopped"));
     [stop, resume, stopped].map(admin_client::add_arguments)
 }
@@ -64,8 +59,7 @@ pub fn stop(matches: &ArgMatches) -> CliResult {
     if let Some(duration) = matches.get_one::<Duration>("for") {
         command["seconds"] = duration.as_secs().into();
     }
-    let client = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
-    let response = client.request_json("/stop", Some(&command.to_string()))?;
+    let response = admin_client::request(matches, "/stop", Some(&command.to_string()))?;
     let (kind, name) = (text(matches, "kind"), text(matches, "name"));
     match response["until"].as_u64() {
         Some(until) => print_line(format_args!("Stopped {kind} {name} until {}.", format_time(until)))?,
@@ -78,8 +72,7 @@ pub fn stop(matches: &ArgMatches) -> CliResult {
 }
 
 pub fn resume(matches: &ArgMatches) -> CliResult {
-    let client = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?;
-    let response = client.request_json("/resume", Some(&target(matches).to_string()))?;
+    let response = admin_client::request(matches, "/resume", Some(&target(matches).to_string()))?;
     let (kind, name) = (text(matches, "kind"), text(matches, "name"));
     if response["was_stopped"] == true {
         print_line(format_args!("Resumed {kind} {name}."))?;
@@ -90,30 +83,18 @@ pub fn resume(matches: &ArgMatches) -> CliResult {
 }
 
 pub fn stopped(matches: &ArgMatches) -> CliResult {
-    let response = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/stops", None)?;
+    let response = admin_client::request(matches, "/stops", None)?;
+    let stops = rows(&response["stops"]);
     if matches.get_flag("json") {
         print_line(&response["stops"])?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let stops = response["stops"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if stops.is_empty() {
+    } else if stops.is_empty() {
         print_line("Nothing is stopped.")?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    print_line(format_args!("{:<10}{:<24}{:<22}{:<22}WHY", "KIND", "NAME", "SINCE", "UNTIL"))?;
-    for stop in stops {
-        let text = |name: &str| stop[name].as_str().unwrap_or_default().to_owned();
-        let at = |name: &str| stop[name].as_u64().map_or_else(|| "resumed".to_owned(), format_time);
-        let (kind, name, since, until) = (text("kind"), text("name"), at("since"), at("until"));
-        print_line(format_args!("{kind:<10}{name:<24}{since:<22}{until:<22}{}", text("why")))?;
+    } else {
+        print_table(&STOPS, stops)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn target(matches: &ArgMatches) -> serde_json::Value {
     json!({ "kind": text(matches, "kind"), "name": text(matches, "name") })
-}
-
-fn text<'a>(matches: &'a ArgMatches, name: &str) -> &'a str {
-    matches.get_one::<String>(name).map(String::as_str).expect("it is required")
 }

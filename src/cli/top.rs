@@ -1,20 +1,17 @@
 //! `timbr-gateway top`: the users, addresses, routes and rejection reasons with the most requests of the last minutes.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 use serde_json::Value;
 
-use crate::cli::admin_client::{self, AdminClient};
-use crate::cli::{CliResult, print_line};
-
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::cli::table::rows;
+use crate::cli::{CliResult, admin_client, arguments, print_line};
 
 pub fn command() -> Command {
     let command = Command::new("top")
         .about("Show who sends the most requests, and whose requests are rejected or fail")
-        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON"))
+        .arg(arguments::flag("json", "Print JSON"))
         .after_help(
             "The busiest users, client addresses, routes and rejection reasons of the last five minutes, of this gateway \
              only. With many callers the counts of users and addresses are lower bounds. IPv6 addresses are counted by \
@@ -25,7 +22,7 @@ pub fn command() -> Command {
 }
 
 pub fn run(matches: &ArgMatches) -> CliResult {
-    let top = AdminClient::from_arguments(matches, ADMIN_TIMEOUT)?.request_json("/top", None)?;
+    let top = admin_client::request(matches, "/top", None)?;
     if matches.get_flag("json") {
         print_line(&top)?;
         return Ok(ExitCode::SUCCESS);
@@ -66,8 +63,4 @@ fn print_callers(callers: &Value, title: &str) -> anyhow::Result<()> {
         print_line(line.trim_end())?;
     }
     Ok(())
-}
-
-fn rows(list: &Value) -> &[Value] {
-    list.as_array().map(Vec::as_slice).unwrap_or_default()
 }

@@ -8,23 +8,20 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 use zeroize::Zeroizing;
 
 use crate::auth::verifier::password_hash::{HashAlgorithm, PasswordHash};
 use crate::auth::verifier::users::{Users, edit_users};
 use crate::base::user_name::UserName;
-use crate::cli::{CliResult, options, password, print_line};
+use crate::cli::{CliResult, arguments, options, password, print_line};
 use crate::config::options::AUTH;
 
 const USERS_FILE: &str = AUTH.users_file.key;
 
 pub fn command() -> Command {
-    let user = || Arg::new("user").value_name("NAME").required(true).help("User name");
-    let bcrypt = Arg::new("bcrypt")
-        .long("bcrypt")
-        .action(ArgAction::SetTrue)
-        .help("Use bcrypt, which Apache can read too, instead of Argon2id");
+    let user = || arguments::required("user", "NAME", "User name");
+    let bcrypt = arguments::flag("bcrypt", "Use bcrypt, which Apache can read too, instead of Argon2id");
     let add =
         Command::new("add").about("Add a user, or change the password of a user").arg(user()).arg(bcrypt).after_help(
             "The password is read from the terminal unless --password-file or --password-stdin is set.\n\n\
@@ -137,7 +134,7 @@ fn users_file_path(matches: &ArgMatches) -> anyhow::Result<PathBuf> {
 }
 
 fn user_argument(matches: &ArgMatches) -> anyhow::Result<&str> {
-    let user = matches.get_one::<String>("user").expect("clap requires it");
+    let user = arguments::text(matches, "user");
     UserName::parse(user.as_bytes()).with_context(|| format!("{user:?}"))?;
     if user.starts_with('#') {
         bail!("{user:?}: a user name cannot begin with `#`, which starts a comment");

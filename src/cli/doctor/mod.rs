@@ -9,10 +9,11 @@ mod routes;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 use tracing::level_filters::LevelFilter;
 
 use crate::base::secret::Secret;
+use crate::cli::arguments::{flag, text, value};
 use crate::cli::{CliResult, options, password, print_line};
 use crate::config::{self, VerifierOptions};
 use crate::observability::log::{self, LogFormat, LogOptions};
@@ -25,16 +26,13 @@ use report::{DoctorReport, OutputFormat};
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub fn command() -> Command {
-    let value = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name).long(name).value_name(value).help(help)
-    };
     let command = Command::new("doctor")
         .about("Check the whole path of a request with this configuration, and suggest fixes")
         .arg(value("user", "NAME", "User to log in as; required unless auth.verifier is salt-holder"))
         .args(password::arguments())
         .arg(value("ontology", "NAME", "Ontology to query [default: the first one of get_ontologies]"))
         .arg(value("query", "SQL", "Query to run").default_value("SELECT 1"))
-        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON"))
+        .arg(flag("json", "Print JSON"))
         .after_help(
             "doctor starts its own gateway with the same configuration on a free loopback port, and sends the \
              requests of the published clients: get_token, a JSON query, an openapi query, an asynchronous query \
@@ -69,7 +67,7 @@ pub fn run(matches: &ArgMatches) -> CliResult {
             let environment_ok = runtime.block_on(environment::check(&config, &mut report));
             let chain = ClientChain {
                 ontology: matches.get_one::<String>("ontology").cloned(),
-                query: matches.get_one::<String>("query").cloned().expect("it has a default"),
+                query: text(matches, "query").to_owned(),
             };
             if environment_ok {
                 runtime.block_on(chain.run(config, login, &mut report))?;
