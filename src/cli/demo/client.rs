@@ -2,20 +2,16 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
 use bytes::Bytes;
 use http::{Method, Request};
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use http_body_util::Full;
+
+use crate::config::ServerUrl;
+use crate::outbound::http_client::HttpClient;
+use crate::tls::client_tls;
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -64,61 +60,34 @@ impl DemoRequest {
 
 /// Connects to one gateway and trusts only its certificate.
 pub struct DemoClient {
-    address: SocketAddr,
-    tls: Arc<ClientConfig>,
+    base_url: String,
+    http: HttpClient,
     runtime: tokio::runtime::Runtime,
 }
 
 impl DemoClient {
-    pub fn new(address: SocketAddr, certificate_pem: &str) -> anyhow::Result<DemoClient> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(certificate_pem.as_bytes())?)?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    /// `ca_file` has the certificate of the gateway at `address`, which is valid for `localhost`.
+    pub fn new(address: SocketAddr, ca_file: &Path) -> anyhow::Result<DemoClient> {
+        let (host, port) = (address.ip().to_string(), address.port());
+        let url = ServerUrl { tls: true, host, port, socket: None };
+        let tls = client_tls("localhost", Some(ca_file), "ca_file")?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(DemoClient { address, tls: Arc::new(tls), runtime })
+        let base_url = format!("https://localhost:{port}");
+        Ok(DemoClient { base_url, http: HttpClient::with_tls(&url, Some(tls), RESPONSE_TIMEOUT), runtime })
     }
 
-    pub fn base_url(&self) -> String {
-        format!("https://localhost:{}", self.address.port())
+    pub fn base_url(&self) -> &str {
+        &self.base_url
     }
 
     /// Returns status and body of the response.
     pub fn send(&self, exchange: &DemoRequest) -> anyhow::Result<(u16, String)> {
-        self.runtime.block_on(async {
-            let exchange = tokio::time::timeout(RESPONSE_TIMEOUT, self.connect_and_send(exchange));
-            exchange.await.context("the gateway does not respond")?
-        })
-    }
-
-    async fn connect_and_send(&self, exchange: &DemoRequest) -> anyhow::Result<(u16, String)> {
-        let stream = TcpStream::connect(self.address).await?;
-        let name = ServerName::try_from("localhost")?;
-        let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let mut request = Request::builder()
-            .method(exchange.method.clone())
-            .uri(&exchange.path)
-            .header("host", format!("localhost:{}", self.address.port()));
+        let mut request = Request::builder().method(exchange.method.clone()).uri(&exchange.path);
         for (name, value, _) in &exchange.headers {
             request = request.header(*name, value);
         }
-        let body = Full::new(Bytes::from(exchange.body.clone().unwrap_or_default()));
-        let response = async {
-            let response = sender.send_request(request.body(body)?).await?;
-            let status = response.status().as_u16();
-            let body = response.into_body().collect().await?.to_bytes();
-            Ok((status, String::from_utf8_lossy(&body).into_owned()))
-        };
-        tokio::select! {
-            response = response => response,
-            result = connection => {
-                result?;
-                anyhow::bail!("the gateway closed the connection")
-            }
-        }
+        let request = request.body(Full::new(Bytes::from(exchange.body.clone().unwrap_or_default())))?;
+        let response = self.runtime.block_on(self.http.send(request))?;
+        Ok((response.status().as_u16(), String::from_utf8_lossy(response.body()).into_owned()))
     }
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use anyhow::{Context, bail};
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{ArgMatches, Command, value_parser};
 use fernet::Fernet;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +21,7 @@ use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::cli::demo::backend::{DemoBackend, PLATFORM_KEY};
 use crate::cli::serve::{SignalHandlers, exit_code};
-use crate::cli::{CliResult, print_line};
+use crate::cli::{CliResult, arguments, print_line};
 use crate::config::sources::format_problems;
 use crate::config::{Sources, load};
 use crate::observability::log;
@@ -35,18 +35,13 @@ const USER: &str = "alice";
 const PASSWORD: &str = "wonderland";
 
 pub fn command() -> Command {
-    let once = Arg::new("once").long("once").action(ArgAction::SetTrue).help("Exit after the example requests");
-    let https = Arg::new("listen-https")
-        .long("listen-https")
-        .value_name("ADDRESS:PORT")
-        .default_value("127.0.0.1:8443")
-        .help("HTTPS address of the gateway; a free port is used if this port is taken");
-    let backend_only = Arg::new("backend-only")
-        .long("backend-only")
-        .value_name("ADDRESS:PORT")
+    let once = arguments::flag("once", "Exit after the example requests");
+    let help = "HTTPS address of the gateway; a free port is used if this port is taken";
+    let https = arguments::value("listen-https", "ADDRESS:PORT", help).default_value("127.0.0.1:8443");
+    let help = "Run only the demo backend, for a separate gateway; it trusts the x-forwarded-user header of any client";
+    let backend_only = arguments::value("backend-only", "ADDRESS:PORT", help)
         .value_parser(value_parser!(SocketAddr))
-        .conflicts_with_all(["once", "listen-https"])
-        .help("Run only the demo backend, for a separate gateway; it trusts the x-forwarded-user header of any client");
+        .conflicts_with_all(["once", "listen-https"]);
     Command::new("demo")
         .about("Try the gateway with an embedded backend and a generated salt and certificate")
         .arg(once)
@@ -66,18 +61,17 @@ pub fn run(matches: &ArgMatches) -> CliResult {
     let backend = DemoBackend::start(SocketAddr::from(([127, 0, 0, 1], 0)), on_request)
         .context("cannot start the demo backend")?;
     let salt = Secret::new(Fernet::generate_key());
-    let https = matches.get_one::<String>("listen-https").expect("it has a default");
-    let bound = bind(&salt, https, backend.address())?;
+    let bound = bind(&salt, arguments::text(matches, "listen-https"), backend.address())?;
     let folder = TempFolder::new()?;
     let ca = folder.0.join("ca.pem");
-    let pem = bound.certificate_pem().context("the demo has no self-signed certificate")?.to_owned();
-    std::fs::write(&ca, &pem).with_context(|| format!("cannot write {}", ca.display()))?;
+    let pem = bound.certificate_pem().context("the demo has no self-signed certificate")?;
+    std::fs::write(&ca, pem).with_context(|| format!("cannot write {}", ca.display()))?;
     let address = bound.addresses().https.context("the demo has no HTTPS listener")?;
 
     let (control, commands) = control::channel();
     SignalHandlers::install()?.handle_in_thread(control.clone())?.store(true, Ordering::Release);
     let gateway = thread::spawn(move || bound.run(commands));
-    let client = DemoClient::new(address, &pem)?;
+    let client = DemoClient::new(address, &ca)?;
     let result = round_trip(&client, &salt, &ca, backend.address(), received);
     if result.is_err() || matches.get_flag("once") {
         control.drain();
@@ -212,7 +206,7 @@ fn round_trip(
 }
 
 fn send_and_print(client: &DemoClient, exchange: &DemoRequest, expected: u16) -> anyhow::Result<String> {
-    print_line(format_args!("{}", exchange.as_curl(&client.base_url())))?;
+    print_line(format_args!("{}", exchange.as_curl(client.base_url())))?;
     let (status, body) = client.send(exchange)?;
     print_line(format_args!("{status}  {body}\n"))?;
     if status != expected {
