@@ -92,17 +92,12 @@ impl IssuerOptions {
 pub enum JwksSource {
     /// A JSON Web Key Set that is fetched regularly.
     Url {
-        /// URL of the key set.
+        /// URL of the key set, or of the document that names it.
         url: ResourceUrl,
-        /// Certificate authorities; `None`: the system's.
+        /// Certificate authorities, for the URL in the document too; `None`: the system's.
         ca_file: Option<PathBuf>,
-    },
-    /// A document that names the URL of the key set (OpenID Connect Discovery), fetched regularly.
-    Discovery {
-        /// URL of the document.
-        url: ResourceUrl,
-        /// Certificate authorities for both URLs; `None`: the system's.
-        ca_file: Option<PathBuf>,
+        /// Whether the URL is that of a document (OpenID Connect Discovery).
+        is_discovery: bool,
     },
     /// Path of a JSON Web Key Set.
     File(PathBuf),
@@ -257,10 +252,12 @@ fn keys(entry: &mut ListEntry<'_>) -> Option<JwksSource> {
     }
     match (urls, file, secret) {
         ((Some(text), None), None, None) => {
-            trusted_url(entry, "jwks_url", &text).map(|url| JwksSource::Url { url, ca_file })
+            let url = trusted_url(entry, "jwks_url", &text)?;
+            Some(JwksSource::Url { url, ca_file, is_discovery: false })
         }
         ((None, Some(text)), None, None) => {
-            trusted_url(entry, "discovery_url", &text).map(|url| JwksSource::Discovery { url, ca_file })
+            let url = trusted_url(entry, "discovery_url", &text)?;
+            Some(JwksSource::Url { url, ca_file, is_discovery: true })
         }
         ((None, None), Some(path), None) => Some(JwksSource::File(path.into())),
         ((None, None), None, Some(path)) => match Secret::read_file(path.as_ref()) {

@@ -3,8 +3,7 @@
 use jsonwebtoken::dangerous::insecure_decode_claims;
 use serde_json::{Map, Value};
 
-use crate::auth::jwt::{Jwt, JwtError};
-use crate::base::glob::Glob;
+use crate::auth::jwt::{Jwt, JwtCaller, JwtError};
 use crate::base::groups::Groups;
 use crate::base::user_name::UserName;
 use crate::config::jwt::{IssuerOptions, RequiredClaim};
@@ -12,17 +11,9 @@ use crate::http::headers::HeaderName;
 
 /// The required claims of an issuer's tokens.
 pub struct ClaimRules {
-    issuer: String,
-    audiences: Vec<String>,
-    required_claims: Vec<RequiredClaim>,
-    user_claim: String,
-    groups_claims: Vec<String>,
-    /// Patterns of the user names that the issuer may use.
-    users: Option<Vec<Glob>>,
-    user_prefix: String,
-    tenants: Option<Vec<String>>,
-    tenant_claim: Option<String>,
-    has_tenant_user: bool,
+    options: IssuerOptions,
+    /// The index of the issuer.
+    index: usize,
     /// Allowed clock difference in seconds.
     leeway: u64,
 }
@@ -30,12 +21,8 @@ pub struct ClaimRules {
 /// What a token with a verified signature and valid claims proves.
 #[derive(Clone, Debug)]
 pub struct VerifiedClaims {
-    /// The user, with the prefix and the tenant that the configuration adds.
-    pub user: UserName,
-    /// The groups or roles; `None` if the issuer has no claim for them.
-    pub groups: Option<Groups>,
-    /// In seconds of Unix time, leeway included.
-    pub expires_at: u64,
+    /// The caller. The user has the prefix and the tenant that the configuration adds.
+    pub caller: JwtCaller,
     audiences: Box<[Box<str>]>,
     nonce: Option<Box<str>>,
     /// From `tenant_claim`.
@@ -52,47 +39,39 @@ pub fn claimed_issuer(token: &[u8]) -> Option<String> {
 }
 
 impl ClaimRules {
-    /// The rules of an issuer.
-    pub fn new(options: &IssuerOptions, leeway: u64) -> ClaimRules {
-        ClaimRules {
-            issuer: options.issuer.clone(),
-            audiences: options.audiences.clone(),
-            required_claims: options.required_claims.clone(),
-            user_claim: options.user_claim.clone(),
-            groups_claims: options.groups_claims.clone(),
-            users: options.users.clone(),
-            user_prefix: options.user_prefix.clone(),
-            tenants: options.tenants.clone(),
-            tenant_claim: options.tenant_claim.clone(),
-            has_tenant_user: options.tenant_user,
-            leeway,
-        }
+    /// The rules of the issuer with this index.
+    pub fn new(options: &IssuerOptions, index: usize, leeway: u64) -> ClaimRules {
+        ClaimRules { options: options.clone(), index, leeway }
     }
 
     /// The `iss` claim of the issuer's tokens.
     pub fn issuer(&self) -> &str {
-        &self.issuer
+        &self.options.issuer
     }
 
     /// Validates the claims of a token with a verified signature. `now` is in seconds of Unix time.
     pub fn validate(&self, claims: &Claims, now: u64) -> Result<VerifiedClaims, JwtError> {
         let no = JwtError::Unacceptable;
-        if claims.get("iss").and_then(Value::as_str) != Some(&self.issuer) {
+        let IssuerOptions { issuer, audiences: ours, required_claims, tenant_claim, .. } = &self.options;
+        if claims.get("iss").and_then(Value::as_str) != Some(issuer) {
             return Err(JwtError::Invalid("its issuer is unknown"));
         }
         let expires_at = self.validate_times(claims, now)?;
         let audiences = texts(claims.get("aud"));
-        if !audiences.iter().any(|audience| self.audiences.iter().any(|our| **our == **audience)) {
+        if !audiences.iter().any(|audience| ours.iter().any(|our| **our == **audience)) {
             return Err(no("its audience (`aud`) is not accepted"));
         }
-        if !self.required_claims.iter().all(|required| has_claim(claims, required)) {
+        if !required_claims.iter().all(|required| has_claim(claims, required)) {
             return Err(no("it does not have the claims that its issuer's entry requires"));
         }
-        let tenant = self.tenant_claim.as_deref().and_then(|name| find(claims, name)).and_then(Value::as_str);
+        let tenant = tenant_claim.as_deref().and_then(|name| find(claims, name)).and_then(Value::as_str);
         Ok(VerifiedClaims {
-            user: self.user(claims, tenant)?,
-            groups: self.groups(claims)?,
-            expires_at,
+            caller: JwtCaller {
+                user: self.user(claims, tenant)?,
+                groups: self.groups(claims)?,
+                expires_at,
+                issuer: self.index,
+            },
             audiences: audiences.into(),
             nonce: claims.get("nonce").and_then(Value::as_str).map(Box::from),
             tenant: tenant.map(Box::from),
@@ -100,10 +79,10 @@ impl ClaimRules {
     }
 
     fn groups(&self, claims: &Claims) -> Result<Option<Groups>, JwtError> {
-        if self.groups_claims.is_empty() {
+        if self.options.groups_claims.is_empty() {
             return Ok(None);
         }
-        let names = self.groups_claims.iter().flat_map(|name| texts(find(claims, name))).collect();
+        let names = self.options.groups_claims.iter().flat_map(|name| texts(find(claims, name))).collect();
         Groups::new(names).map(Some).ok_or(JwtError::Unacceptable("it has too many groups"))
     }
 
@@ -131,19 +110,20 @@ impl ClaimRules {
     /// another issuer's user.
     fn user(&self, claims: &Claims, tenant: Option<&str>) -> Result<UserName, JwtError> {
         let no = JwtError::Unacceptable;
-        let name = find(claims, &self.user_claim).and_then(Value::as_str).ok_or(no("it has no user claim"))?;
-        if self.users.as_ref().is_some_and(|users| !users.iter().any(|glob| glob.matches(name))) {
+        let options = &self.options;
+        let name = find(claims, &options.user_claim).and_then(Value::as_str).ok_or(no("it has no user claim"))?;
+        if options.users.as_ref().is_some_and(|users| !users.iter().any(|glob| glob.matches(name))) {
             return Err(no("its issuer may not name this user"));
         }
-        let tenant = match (self.has_tenant_user, tenant, self.tenants.as_deref()) {
+        let tenant = match (options.tenant_user, tenant, options.tenants.as_deref()) {
             (false, ..) => String::new(),
             // A `/` in the tenant could make it look like a different tenant with a different user.
             (true, Some(tenant), _) if !tenant.is_empty() && !tenant.contains('/') => format!("{tenant}/"),
             // The configuration has checked that there is one.
-            (true, None, Some([tenant])) if self.tenant_claim.is_none() => format!("{tenant}/"),
+            (true, None, Some([tenant])) if options.tenant_claim.is_none() => format!("{tenant}/"),
             (true, ..) => return Err(no("it has no tenant claim")),
         };
-        UserName::parse(format!("{}{tenant}{name}", self.user_prefix).as_bytes())
+        UserName::parse(format!("{}{tenant}{name}", options.user_prefix).as_bytes())
             .map_err(|_| no("its user name cannot be sent in a header: not printable ASCII, or too long"))
     }
 
@@ -153,18 +133,16 @@ impl ClaimRules {
     /// place of its own settings.
     pub fn check_headers(&self, jwt: &Jwt, verified: &VerifiedClaims) -> Result<(), JwtError> {
         let no = JwtError::Unacceptable;
+        let IssuerOptions { issuer, tenants, tenant_claim, .. } = &self.options;
         let tenant = jwt.header(HeaderName::XJwtTenantId);
-        if self
-            .tenants
-            .as_ref()
-            .is_some_and(|tenants| !tenant.is_some_and(|tenant| tenants.iter().any(|t| t == tenant)))
-        {
+        let is_tenant = |tenants: &Vec<String>| tenant.is_some_and(|tenant| tenants.iter().any(|t| t == tenant));
+        if !tenants.as_ref().is_none_or(is_tenant) {
             return Err(no("`x-jwt-tenant-id` is not a tenant of its issuer"));
         }
-        if self.tenant_claim.is_some() && tenant.is_some() && tenant != verified.tenant.as_deref() {
+        if tenant_claim.is_some() && tenant.is_some() && tenant != verified.tenant.as_deref() {
             return Err(no("`x-jwt-tenant-id` is not its tenant"));
         }
-        if jwt.header(HeaderName::XJwtIssuer).is_some_and(|issuer| issuer != self.issuer) {
+        if jwt.header(HeaderName::XJwtIssuer).is_some_and(|other| other != issuer) {
             return Err(no("`x-jwt-issuer` is not its issuer (`iss`)"));
         }
         let is_audience = |client_id: &str| verified.audiences.iter().any(|audience| **audience == *client_id);
@@ -232,7 +210,7 @@ mod tests {
             "[{{issuer: 'https://idp', jwks_url: 'https://idp/k', audiences: [timbr, timbr-2], user_claim: email{more}}}]"
         );
         let config = crate::config::testing::load("", &[("AUTH_JWT_ISSUERS", &issuer)]).expect("valid");
-        ClaimRules::new(&config.auth.jwt.issuers[0], 30)
+        ClaimRules::new(&config.auth.jwt.issuers[0], 0, 30)
     }
 
     fn verified(more: &str, change: &Value) -> Result<VerifiedClaims, JwtError> {
@@ -249,12 +227,13 @@ mod tests {
     }
 
     fn judge(change: &Value) -> Result<(String, u64), JwtError> {
-        verified("", change).map(|verified| (verified.user.as_str().to_owned(), verified.expires_at))
+        let caller = verified("", change)?.caller;
+        Ok((caller.user.as_str().to_owned(), caller.expires_at))
     }
 
     fn user(more: &str, change: &Value) -> String {
         match verified(more, change) {
-            Ok(verified) => verified.user.as_str().to_owned(),
+            Ok(verified) => verified.caller.user.as_str().to_owned(),
             Err(error) => format!("error: {error}"),
         }
     }
@@ -284,7 +263,7 @@ mod tests {
     #[test]
     fn groups_are_read_from_claims_at_any_depth() {
         let groups = |more: &str, claims: &Value| {
-            let groups = verified(more, claims).expect("valid").groups;
+            let groups = verified(more, claims).expect("valid").caller.groups;
             groups.map(|groups| groups.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
         let claims = json!({"groups": ["a", 7, "b"], "realm_access": {"roles": ["c"]}, "https://x.y/role": "d"});

@@ -8,10 +8,9 @@ use crate::auth::jwt::claims::{ClaimRules, Claims, VerifiedClaims};
 use crate::auth::jwt::encryption::DecryptionKey;
 use crate::auth::jwt::issuer_keys::{IssuerKeys, NewerKeys};
 use crate::auth::jwt::key_set::KeySet;
-use crate::auth::jwt::{Jwt, JwtCaller, JwtError};
+use crate::auth::jwt::{Jwt, JwtError};
 use crate::base::clock::Clock;
 use crate::config::JwtOptions;
-use crate::config::jwt::IssuerOptions;
 
 /// An identity provider whose tokens are accepted.
 pub struct Issuer {
@@ -33,23 +32,17 @@ pub struct VerifiedJwt {
     pub generation: u64,
 }
 
-impl VerifiedJwt {
-    /// The caller. `issuer` is the index of this issuer.
-    pub fn caller(&self, issuer: usize) -> JwtCaller {
-        let VerifiedClaims { user, groups, expires_at, .. } = &self.claims;
-        JwtCaller { user: user.clone(), groups: groups.clone(), expires_at: *expires_at, issuer }
-    }
-}
-
 impl Issuer {
-    /// Reads key files. Key sets with a URL are fetched later, by [`IssuerKeys::refresh_forever`].
-    pub fn new(issuer: &IssuerOptions, options: &JwtOptions, clock: &Clock) -> Result<Issuer, String> {
+    /// Reads the key files of the issuer with this index. Key sets with a URL are fetched later, by
+    /// [`IssuerKeys::refresh_forever`].
+    pub fn new(options: &JwtOptions, index: usize, clock: &Clock) -> Result<Issuer, String> {
+        let issuer = &options.issuers[index];
         Ok(Issuer {
             keys: IssuerKeys::new(issuer, options, clock)?,
             decryption_key: issuer.decryption_key_file.as_deref().map(DecryptionKey::read).transpose()?,
             algorithms: issuer.algorithms.clone(),
             types: issuer.types.as_ref().map(|types| types.iter().map(|typ| media_type(typ)).collect()),
-            rules: ClaimRules::new(issuer, options.leeway.as_secs()),
+            rules: ClaimRules::new(issuer, index, options.leeway.as_secs()),
         })
     }
 

@@ -19,7 +19,7 @@ use crate::base::watched_files::FileWatch;
 use crate::config::JwtOptions;
 use crate::config::jwt::{IssuerOptions, JwksSource};
 use crate::config::options::AUTH;
-use crate::config::url;
+use crate::config::url::{self, ResourceUrl};
 use crate::outbound::http_client::HttpClient;
 
 /// Timeout for fetching keys, and for a request that waits for them.
@@ -42,22 +42,24 @@ pub struct IssuerKeys {
 }
 
 enum IssuerKeysLocation {
-    Url {
+    Remote {
         origin: HttpClient,
         target: String,
-    },
-    /// The URL of the keys is in a document at this one, which must be of this issuer.
-    Discovery {
-        origin: HttpClient,
-        target: String,
-        issuer: String,
-        ca_file: Option<PathBuf>,
+        /// Set if the URL of the keys is in a document at this one.
+        discovery: Option<Discovery>,
     },
     File {
         path: PathBuf,
         watch: Mutex<FileWatch>,
     },
     Secret,
+}
+
+/// What the keys that a discovery document names are fetched with.
+struct Discovery {
+    /// The document must be of this issuer.
+    issuer: String,
+    ca_file: Option<PathBuf>,
 }
 
 /// The result of looking for newer keys.
@@ -87,18 +89,11 @@ impl IssuerKeys {
     pub fn new(issuer: &IssuerOptions, options: &JwtOptions, clock: &Clock) -> Result<IssuerKeys, String> {
         let mut state = IssuerKeysState::default();
         let location = match &issuer.keys {
-            JwksSource::Url { url, ca_file } => {
-                let origin = HttpClient::new(&url.origin, ca_file.as_deref(), AUTH.jwt_issuers.key, FETCH_TIMEOUT);
-                IssuerKeysLocation::Url {
-                    origin: origin.map_err(|error| error.to_string())?,
-                    target: url.target.clone(),
-                }
-            }
-            JwksSource::Discovery { url, ca_file } => {
-                let (issuer, ca_file) = (issuer.issuer.clone(), ca_file.clone());
-                let origin = HttpClient::new(&url.origin, ca_file.as_deref(), AUTH.jwt_issuers.key, FETCH_TIMEOUT);
-                let origin = origin.map_err(|error| error.to_string())?;
-                IssuerKeysLocation::Discovery { origin, target: url.target.clone(), issuer, ca_file }
+            JwksSource::Url { url, ca_file, is_discovery } => {
+                let ca_file = ca_file.clone();
+                let origin = client(url, ca_file.as_deref())?;
+                let discovery = is_discovery.then(|| Discovery { issuer: issuer.issuer.clone(), ca_file });
+                IssuerKeysLocation::Remote { origin, target: url.target.clone(), discovery }
             }
             JwksSource::File(path) => {
                 let read = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"));
@@ -127,9 +122,7 @@ impl IssuerKeys {
         let now = self.clock.now();
         let is_stale = |confirmed| now.since(confirmed) >= MAX_STALENESS;
         let is_usable = match self.location {
-            IssuerKeysLocation::Url { .. } | IssuerKeysLocation::Discovery { .. } => {
-                !state.confirmed_at.is_none_or(is_stale)
-            }
+            IssuerKeysLocation::Remote { .. } => !state.confirmed_at.is_none_or(is_stale),
             IssuerKeysLocation::File { .. } | IssuerKeysLocation::Secret => true,
         };
         state.set.clone().filter(|_| is_usable)
@@ -177,11 +170,8 @@ impl IssuerKeys {
 
     /// Fetches the keys periodically and on request. Never returns.
     pub async fn refresh_forever(&self) -> Never {
-        let (origin, target) = match &self.location {
-            IssuerKeysLocation::Url { origin, target } | IssuerKeysLocation::Discovery { origin, target, .. } => {
-                (origin, target)
-            }
-            IssuerKeysLocation::File { .. } | IssuerKeysLocation::Secret => return std::future::pending().await,
+        let IssuerKeysLocation::Remote { origin, target, discovery } = &self.location else {
+            return std::future::pending().await;
         };
         loop {
             // Wakes no waiting request.
@@ -189,12 +179,9 @@ impl IssuerKeys {
                 state.begun_at = Some(self.clock.now());
                 false
             });
-            let fetched = match &self.location {
-                IssuerKeysLocation::Discovery { issuer, ca_file, .. } => match fetch(origin, target).await {
-                    Ok(document) => fetch_discovered(&document, issuer, ca_file.as_deref()).await,
-                    Err(why) => Err(why),
-                },
-                _ => fetch(origin, target).await,
+            let fetched = match (fetch(origin, target).await, discovery) {
+                (Ok(document), Some(discovery)) => discovery.fetch_keys(&document).await,
+                (fetched, _) => fetched,
             };
             // `update` logged a failure and set the state.
             let _ = self.update(fetched, &format!("{}{target}", origin.authority()));
@@ -270,22 +257,27 @@ impl IssuerKeys {
     }
 }
 
-/// Fetches the keys that the discovery document of an issuer names.
-async fn fetch_discovered(document: &[u8], issuer: &str, ca_file: Option<&Path>) -> Result<Vec<u8>, String> {
-    #[derive(Deserialize)]
-    struct Discovery {
-        issuer: String,
-        jwks_uri: String,
+impl Discovery {
+    /// Fetches the keys that the document names.
+    async fn fetch_keys(&self, document: &[u8]) -> Result<Vec<u8>, String> {
+        #[derive(Deserialize)]
+        struct Document {
+            issuer: String,
+            jwks_uri: String,
+        }
+        let found: Document = serde_json::from_slice(document)
+            .map_err(|_| "the discovery document does not have `issuer` and `jwks_uri`".to_owned())?;
+        // SECURITY: OpenID Connect Discovery 1.0 section 4.3; otherwise one issuer could publish keys for another one.
+        if found.issuer != self.issuer {
+            return Err(format!("the discovery document is of the issuer {:?}", found.issuer));
+        }
+        let url = url::parse_trusted_resource(&found.jwks_uri).map_err(|message| format!("its jwks_uri {message}"))?;
+        fetch(&client(&url, self.ca_file.as_deref())?, &url.target).await
     }
-    let found: Discovery = serde_json::from_slice(document)
-        .map_err(|_| "the discovery document does not have `issuer` and `jwks_uri`".to_owned())?;
-    // SECURITY: OpenID Connect Discovery 1.0 section 4.3; otherwise one issuer could publish keys for another one.
-    if found.issuer != issuer {
-        return Err(format!("the discovery document is of the issuer {:?}", found.issuer));
-    }
-    let url = url::parse_trusted_resource(&found.jwks_uri).map_err(|message| format!("its jwks_uri {message}"))?;
-    let origin = HttpClient::new(&url.origin, ca_file, AUTH.jwt_issuers.key, FETCH_TIMEOUT);
-    fetch(&origin.map_err(|error| error.to_string())?, &url.target).await
+}
+
+fn client(url: &ResourceUrl, ca_file: Option<&Path>) -> Result<HttpClient, String> {
+    HttpClient::new(&url.origin, ca_file, AUTH.jwt_issuers.key, FETCH_TIMEOUT).map_err(|error| error.to_string())
 }
 
 async fn fetch(origin: &HttpClient, target: &str) -> Result<Vec<u8>, String> {

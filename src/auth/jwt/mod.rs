@@ -155,13 +155,8 @@ fn parse_token_header(value: &[u8]) -> Option<&str> {
 pub struct JwtVerifier {
     issuers: Vec<Issuer>,
     forwards_unknown_issuers: bool,
-    cache: DashMap<TokenId, CachedJwt>,
+    cache: DashMap<TokenId, VerifiedJwt>,
     clock: Clock,
-}
-
-struct CachedJwt {
-    issuer: usize,
-    verified: VerifiedJwt,
 }
 
 impl JwtVerifier {
@@ -169,8 +164,8 @@ impl JwtVerifier {
     pub fn new(options: &JwtOptions, clock: &Clock) -> Result<JwtVerifier, Vec<Problem>> {
         let mut problems = Vec::new();
         let mut issuers = Vec::with_capacity(options.issuers.len());
-        for (index, issuer) in options.issuers.iter().enumerate() {
-            match Issuer::new(issuer, options, clock) {
+        for index in 0..options.issuers.len() {
+            match Issuer::new(options, index, clock) {
                 Ok(issuer) => issuers.push(issuer),
                 Err(message) => problems.push(Problem::new(format!("auth.jwt_issuers[{index}]"), message)),
             }
@@ -185,11 +180,12 @@ impl JwtVerifier {
     /// Verifies a token and returns its caller. `id` is [`Jwt::id`].
     pub async fn verify(&self, jwt: &Jwt, id: TokenId, timing: &AuthTiming) -> Result<JwtCaller, JwtError> {
         let now = self.clock.unix_seconds();
-        if let Some(cached) = self.cache.get(&id) {
-            let (issuer, verified) = (&self.issuers[cached.issuer], &cached.verified);
-            if now < verified.claims.expires_at && issuer.keys.generation() == Some(verified.generation) {
-                issuer.check_headers(jwt, verified)?;
-                return Ok(verified.caller(cached.issuer));
+        if let Some(verified) = self.cache.get(&id) {
+            let caller = &verified.claims.caller;
+            let issuer = &self.issuers[caller.issuer];
+            if now < caller.expires_at && issuer.keys.generation() == Some(verified.generation) {
+                issuer.check_headers(jwt, &verified)?;
+                return Ok(caller.clone());
             }
         }
         // Boxed, because a token is verified once and then cached.
@@ -212,9 +208,9 @@ impl JwtVerifier {
         }
         let verified = issuer.verify(token, &header, now).await?;
         issuer.check_headers(jwt, &verified)?;
-        let caller = verified.caller(index);
+        let caller = verified.claims.caller.clone();
         if self.cache.len() < MAX_CACHED {
-            self.cache.insert(id, CachedJwt { issuer: index, verified });
+            self.cache.insert(id, verified);
         }
         Ok(caller)
     }
@@ -274,7 +270,7 @@ impl JwtVerifier {
     /// Removes expired tokens from the cache. Called periodically.
     pub fn sweep(&self) {
         let now = self.clock.unix_seconds();
-        self.cache.retain(|_, cached| now < cached.verified.claims.expires_at);
+        self.cache.retain(|_, verified| now < verified.claims.caller.expires_at);
     }
 }
 
