@@ -285,28 +285,19 @@ fn trusted_url(entry: &mut ListEntry<'_>, key: &str, text: &str) -> Option<Resou
 /// SECURITY: a public key must never be used as the secret of an HMAC. HMAC algorithms are accepted with `secret_file`
 /// only, and all others without it only.
 fn algorithms(entry: &mut ListEntry<'_>, is_secret: bool) -> Vec<Algorithm> {
-    let Some(names) = entry.texts("algorithms") else {
+    let parse = |name: &str| match name.parse::<Algorithm>() {
+        Err(_) => Err(format!("must be one of {}, not {name:?}", ALGORITHMS.join(", "))),
+        Ok(algorithm) if (algorithm.family() == AlgorithmFamily::Hmac) != is_secret => {
+            Err(format!("{name} cannot be combined with {}", if is_secret { "secret_file" } else { "a key set" }))
+        }
+        Ok(algorithm) => Ok(algorithm),
+    };
+    entry.parsed_texts("algorithms", parse).unwrap_or_else(|| {
         if is_secret {
             entry.problem("algorithms", "is missing; with secret_file it must be of HS256, HS384 and HS512");
         }
-        return vec![Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA];
-    };
-    let mut algorithms = Vec::new();
-    for name in names {
-        match name.parse::<Algorithm>() {
-            Err(_) => {
-                let message = format!("must be one of {}, not {name:?}", ALGORITHMS.join(", "));
-                entry.problem("algorithms", message);
-            }
-            Ok(algorithm) if (algorithm.family() == AlgorithmFamily::Hmac) != is_secret => {
-                let message =
-                    format!("{name} cannot be combined with {}", if is_secret { "secret_file" } else { "a key set" });
-                entry.problem("algorithms", message);
-            }
-            Ok(algorithm) => algorithms.push(algorithm),
-        }
-    }
-    algorithms
+        vec![Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA]
+    })
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ fn limit_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Option<Lim
     }
     let users = globs(&mut entry, "users");
     let groups = globs(&mut entry, "groups").unwrap_or_default();
-    let addresses = entry.texts("addresses").map(|texts| networks(&mut entry, texts));
+    let addresses = entry.parsed_texts("addresses", network);
     let routes = route_names(&mut entry, profiles);
     let ontologies = globs(&mut entry, "ontologies");
     let per_second = entry.number::<f64>("requests_per_second");
@@ -120,15 +120,9 @@ fn rate(entry: &mut ListEntry<'_>, per_second: Option<f64>, burst: Option<u32>) 
     rate
 }
 
-fn networks(entry: &mut ListEntry<'_>, texts: Vec<String>) -> Vec<IpNet> {
-    let mut networks = Vec::new();
-    for text in texts {
-        match text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
-            Ok(network) => networks.push(network),
-            Err(_) => entry.problem("addresses", format!("{text:?} is neither a network nor an address")),
-        }
-    }
-    networks
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| format!("{text:?} is neither a network nor an address"))
 }
 
 /// SECURITY: a rule without `mode` is enforced.

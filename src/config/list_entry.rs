@@ -9,17 +9,28 @@ use crate::config::sources::Problem;
 pub struct ListEntry<'a> {
     at: String,
     values: Vec<(String, Node)>,
+    empty: EmptyKeys,
     known: Vec<&'static str>,
     problems: &'a mut Vec<Problem>,
     problems_before: usize,
+}
+
+/// Handling of keys without a value in an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum EmptyKeys {
+    /// They count as not set.
+    NotSet,
+    /// They are an error.
+    Rejected,
 }
 
 impl<'a> ListEntry<'a> {
     /// The entry at a path such as `auth.jwt_issuers[0]`. `None` and a problem if it is not a group of keys.
     pub fn new(at: String, node: Node, problems: &'a mut Vec<Problem>) -> Option<ListEntry<'a>> {
         let problems_before = problems.len();
+        let (empty, known) = (EmptyKeys::NotSet, Vec::new());
         match node {
-            Node::Map(values) => Some(ListEntry { at, values, known: Vec::new(), problems, problems_before }),
+            Node::Map(values) => Some(ListEntry { at, values, empty, known, problems, problems_before }),
             other => {
                 problems.push(Problem::new(at, format!("must be a group of keys, not {}", other.kind())));
                 None
@@ -27,20 +38,39 @@ impl<'a> ListEntry<'a> {
         }
     }
 
+    /// The same entry, with this handling of keys without a value.
+    pub fn with_empty_keys(self, empty: EmptyKeys) -> ListEntry<'a> {
+        ListEntry { empty, ..self }
+    }
+
+    /// Reports a problem with the entry as a whole.
+    pub fn problem_of_entry(&mut self, message: &str) {
+        self.problems.push(Problem::new(self.at.clone(), message));
+    }
+
     /// Reports a problem with the value of a key.
     pub fn problem(&mut self, key: &str, message: impl Into<String>) {
         self.problems.push(Problem::new(format!("{}.{key}", self.at), message));
     }
 
+    /// The value of a key, parsed; `None` if the key is not set, or its value was reported.
+    pub fn parse<T>(&mut self, key: &'static str, parse: impl FnOnce(&Node) -> Result<T, String>) -> Option<T> {
+        let node = self.remove(key)?;
+        parse(&node).map_err(|message| self.problem(key, message)).ok()
+    }
+
     /// The text of a key; `None` if the key is not set, or its value was reported.
     pub fn text(&mut self, key: &'static str) -> Option<String> {
-        match self.remove(key)? {
-            Node::Text(text) if !text.is_empty() => Some(text),
-            other => {
-                self.problem(key, format!("must be text, not {}; put it in quotes", kind(&other)));
-                None
-            }
-        }
+        self.parse(key, |node| match node {
+            Node::Text(text) if !text.is_empty() => Ok(text.clone()),
+            other => Err(format!("must be text, not {}; put it in quotes", kind(other))),
+        })
+    }
+
+    /// The group of keys under a key, as an entry of its own.
+    pub fn group(&mut self, key: &'static str) -> Option<ListEntry<'_>> {
+        let node = self.remove(key)?;
+        ListEntry::new(format!("{}.{key}", self.at), node, self.problems)
     }
 
     /// The text of a key that must be set.
@@ -57,6 +87,12 @@ impl<'a> ListEntry<'a> {
     pub fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
         let node = self.remove(key)?;
         Some(self.texts_of(key, node))
+    }
+
+    /// The same, parsed. Each text that is not valid is reported.
+    pub fn parsed_texts<T>(&mut self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Vec<T>> {
+        let texts = self.texts(key)?;
+        Some(texts.iter().filter_map(|text| parse(text).map_err(|message| self.problem(key, message)).ok()).collect())
     }
 
     /// The names and texts of a group of keys, each with a list of texts or a single one. Empty if the key is not set.
@@ -95,27 +131,15 @@ impl<'a> ListEntry<'a> {
 
     /// `true` or `false`; `false` if the key is not set.
     pub fn flag(&mut self, key: &'static str) -> bool {
-        match self.remove(key) {
-            None => false,
-            Some(Node::Bool(value)) => value,
-            Some(_) => {
-                self.problem(key, "must be true or false");
-                false
-            }
-        }
+        self.parse(key, flag).unwrap_or(false)
     }
 
     /// A number; `None` if the key is not set, or its value was reported.
     pub fn number<T: FromStr>(&mut self, key: &'static str) -> Option<T> {
-        let number = match self.remove(key)? {
-            Node::Number(text) => text.parse().ok(),
-            _ => None,
-        };
-        if number.is_none() {
-            let is_whole = "0.5".parse::<T>().is_err();
-            self.problem(key, if is_whole { "must be a whole number, not negative" } else { "must be a number" });
-        }
-        number
+        let is_whole = "0.5".parse::<T>().is_err();
+        let message = if is_whole { "must be a whole number, not negative" } else { "must be a number" };
+        let number = |node: &Node| if let Node::Number(text) = node { text.parse().ok() } else { None };
+        self.parse(key, |node| number(node).ok_or_else(|| message.to_owned()))
     }
 
     /// Whether a key is set.
@@ -132,12 +156,18 @@ impl<'a> ListEntry<'a> {
         self.problems.len() == self.problems_before
     }
 
-    fn remove(&mut self, key: &'static str) -> Option<Node> {
+    /// The value of a key as it is; `None` if the key is not set.
+    pub fn remove(&mut self, key: &'static str) -> Option<Node> {
         self.known.push(key);
         let at = self.values.iter().position(|(other, _)| other == key)?;
         let (_, node) = self.values.remove(at);
-        (node != Node::Null).then_some(node)
+        (node != Node::Null || self.empty == EmptyKeys::Rejected).then_some(node)
     }
+}
+
+/// `true` or `false`.
+pub fn flag(node: &Node) -> Result<bool, String> {
+    if let Node::Bool(value) = node { Ok(*value) } else { Err("must be true or false".to_owned()) }
 }
 
 /// Only empty text is rejected by readers of text.

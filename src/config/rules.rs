@@ -100,26 +100,11 @@ fn authorization_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Op
         entry.problem("users", "is missing; \"*\" matches every user whom the gateway knows by name");
     }
     let routes = route_names(&mut entry, profiles);
-    let methods = entry.texts("methods").map(|names| {
-        let mut methods = Vec::new();
-        for name in names {
-            match routes::method(&name) {
-                Some(method) => methods.push(method),
-                None => entry.problem("methods", format!("{name:?} is not a valid method")),
-            }
-        }
-        methods
-    });
+    let methods = entry.parsed_texts("methods", routes::parse_method);
     let ontologies = globs(&mut entry, "ontologies");
-    let statements = entry.texts("statements").map(|words| {
-        let mut classes = Vec::new();
-        for word in words {
-            match StatementClass::parse(&word) {
-                Some(class) => classes.push(class),
-                None => entry.problem("statements", format!("{word:?} must be read, write, admin, show or unknown")),
-            }
-        }
-        classes
+    let statements = entry.parsed_texts("statements", |word| {
+        let class = StatementClass::parse(word);
+        class.ok_or_else(|| format!("{word:?} must be read, write, admin, show or unknown"))
     });
     let tools = globs(&mut entry, "tools");
     let (users, groups) = (users.unwrap_or_default(), groups.unwrap_or_default());

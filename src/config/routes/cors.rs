@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::config::file::Node;
 use crate::config::list_entry::ListEntry;
 use crate::config::options::OptionType;
-use crate::config::routes::method;
-use crate::config::sources::Problem;
+use crate::config::routes::parse_method;
 use crate::config::url;
 
 /// Which pages may send requests, and what they may send and read.
@@ -47,21 +45,16 @@ const DEFAULT_HEADERS: [&str; 14] = [
 
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(10 * 60);
 
-/// Reads the value of `cors` at a place such as `routes[0].cors`.
-pub fn read(at: String, node: &Node, problems: &mut Vec<Problem>) -> Option<CorsOptions> {
-    let mut entry = ListEntry::new(at, node.clone(), problems)?;
+/// Reads the value of `cors`.
+pub fn read(mut entry: ListEntry<'_>) -> Option<CorsOptions> {
     let origins = origins(&mut entry);
-    let methods: Vec<_> =
-        entry.texts("methods").unwrap_or_default().into_iter().map(|name| (method(&name), name)).collect();
-    let headers = entry.texts("headers");
+    let methods = entry.parsed_texts("methods", parse_method);
+    let headers = entry.parsed_texts("headers", |name| match http::HeaderName::from_bytes(name.as_bytes()) {
+        Ok(name) => Ok(name.as_str().to_owned()),
+        Err(_) => Err(format!("{name:?} is not the name of a header")),
+    });
     let credentials = entry.flag("credentials");
     let max_age = entry.text("max_age").map(|text| Duration::parse(&text));
-    for (_, name) in methods.iter().filter(|(method, _)| method.is_none()) {
-        entry.problem("methods", format!("{name:?} is not a valid method"));
-    }
-    for name in headers.iter().flatten().filter(|name| http::HeaderName::from_bytes(name.as_bytes()).is_err()) {
-        entry.problem("headers", format!("{name:?} is not the name of a header"));
-    }
     if let Some(Err(message)) = &max_age {
         entry.problem("max_age", message);
     }
@@ -69,11 +62,10 @@ pub fn read(at: String, node: &Node, problems: &mut Vec<Problem>) -> Option<Cors
     if credentials && origins.as_ref().is_some_and(Vec::is_empty) {
         entry.problem("credentials", "cannot be true for every origin; list the origins");
     }
-    let headers = headers.unwrap_or_else(|| DEFAULT_HEADERS.map(str::to_owned).to_vec());
     let cors = CorsOptions {
         origins: origins.unwrap_or_default(),
-        methods: methods.into_iter().filter_map(|(method, _)| method).collect(),
-        headers: headers.into_iter().map(|name| name.to_ascii_lowercase()).collect(),
+        methods: methods.unwrap_or_default(),
+        headers: headers.unwrap_or_else(|| DEFAULT_HEADERS.map(str::to_owned).to_vec()),
         credentials,
         max_age: max_age.and_then(Result::ok).unwrap_or(DEFAULT_MAX_AGE),
     };

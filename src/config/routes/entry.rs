@@ -2,234 +2,181 @@
 
 use std::time::Duration;
 
-use http::Method;
-
 use crate::config::file::Node;
+use crate::config::list_entry::{ListEntry, flag};
 use crate::config::options::OptionType;
 use crate::config::routes::builtin::{built_in, profile};
-use crate::config::routes::{
-    AcceptedCredentials, CREDENTIALS, ContentTypeRule, CorsOptions, RouteProfile, cors, is_name, method,
-};
-use crate::config::sources::Problem;
+use crate::config::routes::{AcceptedCredentials, CREDENTIALS, ContentTypeRule, RouteProfile, cors, is_name, method};
 use crate::config::{AffinityKey, HostHeader, size};
 use crate::http::media_type::MediaType;
-
-/// The keys that one entry of `routes` sets.
-#[derive(Default)]
-pub struct RouteChange {
-    pub name: String,
-    prefixes: Option<Vec<String>>,
-    content_types: Option<Option<Vec<MediaType>>>,
-    content_type: Option<ContentTypeRule>,
-    methods: Option<Vec<Method>>,
-    max_body: Option<u64>,
-    buffer: Option<u64>,
-    response_keepalive: Option<Duration>,
-    client_certificate: Option<bool>,
-    accepts: Option<AcceptedCredentials>,
-    upstream: Option<usize>,
-    cors: Option<CorsOptions>,
-    response_timeout: Option<Duration>,
-    body_timeout: Option<Duration>,
-    affinity: Option<Option<AffinityKey>>,
-    host_header: Option<HostHeader>,
-    disabled: bool,
-}
-
-/// An entry of `routes` that is being read.
-pub struct RouteEntry<'a> {
-    pub at: String,
-    pub max_body: u64,
-    pub upstreams: &'a [&'a str],
-    pub problems: &'a mut Vec<Problem>,
-}
 
 const PREFIX_FORM: &str =
     "must begin with `/` and contain no character that needs escaping, such as \"/timbr/api/\" or \"/hive2\"";
 
-impl RouteEntry<'_> {
-    pub fn problem(&mut self, key: &str, message: impl Into<String>) {
-        self.problems.push(Problem::new(format!("{}.{key}", self.at), message));
+/// Adds the route to the profiles, replaces it there, or removes it. Returns its name; `None` and problems if the entry
+/// is not valid.
+pub fn apply(
+    mut entry: ListEntry<'_>,
+    max_body: u64,
+    upstreams: &[&str],
+    profiles: &mut Vec<RouteProfile>,
+) -> Option<String> {
+    if !entry.has("name") {
+        entry.problem("name", "is missing");
     }
+    let name = entry.parse("name", name).unwrap_or_default();
+    let known = profiles.iter().position(|profile| profile.name == name);
+    let base = known.map(|index| profiles[index].clone()).or_else(|| built_in(&name, max_body));
+    let is_new = base.is_none();
+    let mut route = base.unwrap_or_else(|| profile(&name, &[], &["application/json"], max_body));
+    match (entry.has("prefix"), entry.has("prefixes")) {
+        (true, true) => entry.problem("prefix", "cannot be combined with prefixes; keep one of them"),
+        (false, false) if is_new && !name.is_empty() => {
+            entry.problem_of_entry("a new route requires prefix or prefixes");
+        }
+        _ => {}
+    }
+    replace(&mut route.prefixes, entry.parse("prefix", one_prefix));
+    replace(&mut route.prefixes, list(&mut entry, "prefixes", prefix));
+    replace(&mut route.content_types, content_types(&mut entry));
+    let words = [("always", ContentTypeRule::Always), ("with_content", ContentTypeRule::WithContent)];
+    replace(&mut route.content_type, entry.parse("content_type", |node| word(node, &words)));
+    replace(&mut route.methods, list(&mut entry, "methods", method));
+    replace(&mut route.max_body, entry.parse("max_body", bytes));
+    route.buffer = entry.parse("buffer", bytes).or(route.buffer);
+    route.response_keepalive = entry.parse("response_keepalive", keepalive).or(route.response_keepalive);
+    let words = [("required", true), ("optional", false)];
+    replace(&mut route.client_certificate, entry.parse("client_certificate", |node| word(node, &words)));
+    if let Some(accepts) = credentials(&mut entry) {
+        route.accepts = accepts;
+        route.has_explicit_credentials = true;
+    }
+    if let Some(index) = entry.parse("upstream", |node| upstream(node, upstreams)) {
+        route.upstream = index;
+        upstreams[index].clone_into(&mut route.upstream_name);
+    }
+    route.cors = entry.group("cors").and_then(cors::read).or(route.cors);
+    route.response_timeout = entry.parse("response_timeout", duration).or(route.response_timeout);
+    route.body_timeout = entry.parse("body_timeout", duration).or(route.body_timeout);
+    replace(&mut route.affinity, entry.parse("affinity", affinity));
+    let words = [("backend", HostHeader::Backend), ("client", HostHeader::Client)];
+    route.host_header = entry.parse("host_header", |node| word(node, &words)).or(route.host_header);
+    let is_enabled = entry.parse("enabled", flag).unwrap_or(true);
+    if !entry.finish() {
+        return None;
+    }
+    known.map(|index| profiles.remove(index));
+    if is_enabled {
+        profiles.push(route);
+    }
+    Some(name)
+}
 
-    pub fn read(&mut self, node: &Node) -> Option<RouteChange> {
-        let Node::Map(entries) = node else {
-            let message = format!("must be a group of keys, not {}", node.kind());
-            self.problems.push(Problem::new(self.at.clone(), message));
-            return None;
-        };
-        let before = self.problems.len();
-        let mut change = RouteChange::default();
-        for (key, value) in entries {
-            self.read_key(key, value, &mut change);
-        }
-        if change.name.is_empty() && self.problems.len() == before {
-            self.problem("name", "is missing");
-        }
-        if entries.iter().filter(|(key, _)| key == "prefix" || key == "prefixes").count() > 1 {
-            self.problem("prefix", "cannot be combined with prefixes; keep one of them");
-        }
-        (self.problems.len() == before).then_some(change)
+fn replace<T>(value: &mut T, new: Option<T>) {
+    if let Some(new) = new {
+        *value = new;
     }
+}
 
-    fn read_key(&mut self, key: &str, value: &Node, change: &mut RouteChange) {
-        match (key, value) {
-            ("name", Node::Text(name)) if is_name(name) => change.name.clone_from(name),
-            ("name", _) => self.problem("name", "must be a word of a-z, 0-9, `-` and `_`"),
-            ("prefix", Node::Text(text)) if prefix(text).is_some() => {
-                change.prefixes = prefix(text).map(|prefix| vec![prefix]);
-            }
-            ("prefix", _) => self.problem("prefix", PREFIX_FORM),
-            ("prefixes", value) => change.prefixes = self.list("prefixes", value, prefix),
-            ("content_types", Node::Text(word)) if word == "any" => change.content_types = Some(None),
-            ("content_types", value) => {
-                change.content_types = self.list("content_types", value, MediaType::parse_bare).map(Some);
-            }
-            ("content_type", value) => {
-                let words = [("always", ContentTypeRule::Always), ("with_content", ContentTypeRule::WithContent)];
-                change.content_type = self.word("content_type", value, &words);
-            }
-            ("methods", value) => change.methods = self.list("methods", value, method),
-            ("max_body", Node::Text(text)) if size::parse(text).is_some() => change.max_body = size::parse(text),
-            ("buffer", Node::Text(text)) if size::parse(text).is_some() => change.buffer = size::parse(text),
-            (key @ ("max_body" | "buffer"), _) => {
-                self.problem(key, "must be a size with its unit, such as \"10MiB\"");
-            }
-            ("response_keepalive", value) => {
-                change.response_keepalive = self.duration("response_keepalive", value).filter(|interval| {
-                    // Each interval costs a write and a wakeup per request.
-                    let checked = <Duration as OptionType>::check(interval, Some(("1s", "10m")));
-                    checked.map_err(|message| self.problem("response_keepalive", message)).is_ok()
-                });
-            }
-            ("client_certificate", value) => {
-                let words = [("required", true), ("optional", false)];
-                change.client_certificate = self.word("client_certificate", value, &words);
-            }
-            ("credentials", value) => change.accepts = self.credentials(value),
-            ("upstream", Node::Text(name)) if self.upstreams.contains(&name.as_str()) => {
-                change.upstream = self.upstreams.iter().position(|other| other == name);
-            }
-            ("upstream", _) => {
-                let known = self.upstreams.join(", ");
-                self.problem("upstream", format!("must be the name of an upstream: {known}"));
-            }
-            ("cors", value) => change.cors = cors::read(format!("{}.cors", self.at), value, self.problems),
-            ("response_timeout", value) => change.response_timeout = self.duration("response_timeout", value),
-            ("body_timeout", value) => change.body_timeout = self.duration("body_timeout", value),
-            ("affinity", Node::Text(word)) if word == "none" => change.affinity = Some(None),
-            ("affinity", value) => {
-                let text = if let Node::Text(text) = value { text } else { "" };
-                match AffinityKey::parse(text) {
-                    Ok(affinity) => change.affinity = Some(Some(affinity)),
-                    Err(message) => self.problem("affinity", message),
-                }
-            }
-            ("host_header", value) => {
-                let words = [("backend", HostHeader::Backend), ("client", HostHeader::Client)];
-                change.host_header = self.word("host_header", value, &words);
-            }
-            ("enabled", Node::Bool(enabled)) => change.disabled = !enabled,
-            ("enabled", _) => self.problem("enabled", "must be true or false"),
-            (other, _) => self.problem(
-                other,
-                "unknown key; must be one of name, prefix, prefixes, content_types, content_type, methods, max_body, \
-                 buffer, response_keepalive, client_certificate, credentials, upstream, cors, response_timeout, body_timeout, affinity, \
-                 host_header, enabled",
-            ),
-        }
-    }
+/// The text of a node; empty for any other node.
+fn text(node: &Node) -> &str {
+    if let Node::Text(text) = node { text } else { "" }
+}
 
-    fn credentials(&mut self, value: &Node) -> Option<AcceptedCredentials> {
-        let known = |text: &str| CREDENTIALS.contains(&text).then(|| text.to_owned());
-        let words = self.list("credentials", value, known)?;
-        let accepts = AcceptedCredentials::from_words(&words);
-        // SECURITY: a request without a credential would otherwise be accepted beside those with one.
-        if accepts.none && words.len() > 1 {
-            self.problem("credentials", "none cannot be combined with other credentials");
-        }
-        if accepts.basic && accepts.bearer {
-            self.problem("credentials", "basic cannot be combined with bearer: both are in Authorization");
-        }
-        Some(accepts)
+fn name(node: &Node) -> Result<String, String> {
+    match node {
+        Node::Text(name) if is_name(name) => Ok(name.clone()),
+        _ => Err("must be a word of a-z, 0-9, `-` and `_`".to_owned()),
     }
+}
 
-    fn word<T: Copy>(&mut self, key: &str, node: &Node, words: &[(&str, T)]) -> Option<T> {
-        let found = words.iter().find(|(word, _)| matches!(node, Node::Text(text) if text == word));
-        if found.is_none() {
-            let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-            self.problem(key, format!("must be {}", known.join(" or ")));
-        }
-        found.map(|(_, value)| *value)
-    }
+fn one_prefix(node: &Node) -> Result<Vec<String>, String> {
+    prefix(text(node)).map(|prefix| vec![prefix]).ok_or_else(|| PREFIX_FORM.to_owned())
+}
 
-    fn duration(&mut self, key: &str, node: &Node) -> Option<Duration> {
-        let parsed = match node {
-            Node::Text(text) => Duration::parse(text),
-            _ => Err("must be a duration with its unit, such as \"30s\" or \"10m\"".to_owned()),
-        };
-        parsed.map_err(|message| self.problem(key, message)).ok()
+/// `Some(None)` for `any`.
+fn content_types(entry: &mut ListEntry<'_>) -> Option<Option<Vec<MediaType>>> {
+    match entry.remove("content_types")? {
+        Node::Text(word) if word == "any" => Some(None),
+        node => list_of(entry, "content_types", node, MediaType::parse_bare).map(Some),
     }
+}
 
-    fn list<T>(&mut self, key: &str, node: &Node, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
-        let Node::List(items) = node else {
-            self.problem(key, format!("must be a list, not {}", node.kind()));
-            return None;
-        };
-        let mut list = Vec::new();
-        for item in items {
-            match item {
-                Node::Text(text) => match parse(text) {
-                    Some(value) => list.push(value),
-                    None => self.problem(key, format!("{text:?} is not valid here")),
-                },
-                other => self.problem(key, format!("must contain text, not {}", other.kind())),
-            }
-        }
-        if items.is_empty() {
-            self.problem(key, "must not be empty: it would match nothing");
-        }
-        Some(list)
-    }
+fn bytes(node: &Node) -> Result<u64, String> {
+    size::parse(text(node)).ok_or_else(|| "must be a size with its unit, such as \"10MiB\"".to_owned())
+}
 
-    pub fn apply(&mut self, change: RouteChange, profiles: &mut Vec<RouteProfile>) {
-        let known = profiles.iter().position(|profile| profile.name == change.name);
-        let mut profile = match (known, built_in(&change.name, self.max_body), &change.prefixes) {
-            (Some(index), _, _) => profiles.remove(index),
-            (None, Some(built_in), _) => built_in,
-            (None, None, Some(_)) => profile(&change.name, &[], &["application/json"], self.max_body),
-            (None, None, None) => {
-                let message = "a new route requires prefix or prefixes";
-                self.problems.push(Problem::new(self.at.clone(), message));
-                return;
-            }
-        };
-        if change.disabled {
-            return;
-        }
-        profile.prefixes = change.prefixes.unwrap_or(profile.prefixes);
-        profile.content_types = change.content_types.unwrap_or(profile.content_types);
-        profile.content_type = change.content_type.unwrap_or(profile.content_type);
-        profile.methods = change.methods.unwrap_or(profile.methods);
-        profile.max_body = change.max_body.unwrap_or(profile.max_body);
-        profile.buffer = change.buffer.or(profile.buffer);
-        profile.response_keepalive = change.response_keepalive.or(profile.response_keepalive);
-        profile.client_certificate = change.client_certificate.unwrap_or(profile.client_certificate);
-        if let Some(index) = change.upstream {
-            profile.upstream = index;
-            self.upstreams[index].clone_into(&mut profile.upstream_name);
-        }
-        if let Some(accepts) = change.accepts {
-            profile.accepts = accepts;
-            profile.has_explicit_credentials = true;
-        }
-        profile.cors = change.cors.or(profile.cors);
-        profile.response_timeout = change.response_timeout.or(profile.response_timeout);
-        profile.body_timeout = change.body_timeout.or(profile.body_timeout);
-        profile.affinity = change.affinity.unwrap_or(profile.affinity);
-        profile.host_header = change.host_header.or(profile.host_header);
-        profiles.push(profile);
+/// Each interval costs a write and a wakeup per request.
+fn keepalive(node: &Node) -> Result<Duration, String> {
+    let interval = duration(node)?;
+    <Duration as OptionType>::check(&interval, Some(("1s", "10m"))).map(|()| interval)
+}
+
+fn upstream(node: &Node, known: &[&str]) -> Result<usize, String> {
+    let index = known.iter().position(|name| *name == text(node));
+    index.ok_or_else(|| format!("must be the name of an upstream: {}", known.join(", ")))
+}
+
+fn affinity(node: &Node) -> Result<Option<AffinityKey>, String> {
+    match text(node) {
+        "none" => Ok(None),
+        text => AffinityKey::parse(text).map(Some),
     }
+}
+
+fn credentials(entry: &mut ListEntry<'_>) -> Option<AcceptedCredentials> {
+    let known = |text: &str| CREDENTIALS.contains(&text).then(|| text.to_owned());
+    let words = list(entry, "credentials", known)?;
+    let accepts = AcceptedCredentials::from_words(&words);
+    // SECURITY: a request without a credential would otherwise be accepted beside those with one.
+    if accepts.none && words.len() > 1 {
+        entry.problem("credentials", "none cannot be combined with other credentials");
+    }
+    if accepts.basic && accepts.bearer {
+        entry.problem("credentials", "basic cannot be combined with bearer: both are in Authorization");
+    }
+    Some(accepts)
+}
+
+fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T, String> {
+    let found = words.iter().find(|(word, _)| *word == text(node)).map(|(_, value)| *value);
+    found.ok_or_else(|| {
+        let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+        format!("must be {}", known.join(" or "))
+    })
+}
+
+fn duration(node: &Node) -> Result<Duration, String> {
+    match node {
+        Node::Text(text) => Duration::parse(text),
+        _ => Err("must be a duration with its unit, such as \"30s\" or \"10m\"".to_owned()),
+    }
+}
+
+fn list<T>(entry: &mut ListEntry<'_>, key: &'static str, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    let node = entry.remove(key)?;
+    list_of(entry, key, node, parse)
+}
+
+fn list_of<T>(entry: &mut ListEntry<'_>, key: &str, node: Node, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    let Node::List(items) = node else {
+        entry.problem(key, format!("must be a list, not {}", node.kind()));
+        return None;
+    };
+    if items.is_empty() {
+        entry.problem(key, "must not be empty: it would match nothing");
+    }
+    let mut list = Vec::new();
+    for item in items {
+        match item {
+            Node::Text(text) => match parse(&text) {
+                Some(value) => list.push(value),
+                None => entry.problem(key, format!("{text:?} is not valid here")),
+            },
+            other => entry.problem(key, format!("must contain text, not {}", other.kind())),
+        }
+    }
+    Some(list)
 }
 
 /// The prefix with a slash at its end; `None` if it is not valid.

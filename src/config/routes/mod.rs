@@ -12,12 +12,12 @@ use http::Method;
 
 use crate::config::HostHeader;
 use crate::config::file::Node;
+use crate::config::list_entry::{EmptyKeys, ListEntry};
 use crate::config::sources::Problem;
 use crate::http::media_type::MediaType;
 
 pub use builtin::{BUILT_IN, defaults};
 pub use cors::CorsOptions;
-use entry::RouteEntry;
 pub use open::requires_credential;
 
 /// Requirements for requests below a path.
@@ -191,13 +191,14 @@ pub fn merge(node: Option<&Node>, max_body: u64, upstreams: &[&str], problems: &
     };
     let mut seen = Vec::new();
     for (index, item) in items.iter().enumerate() {
-        let mut entry = RouteEntry { at: format!("routes[{index}]"), max_body, upstreams, problems };
-        if let Some(change) = entry.read(item) {
-            if seen.contains(&change.name) {
-                entry.problem("name", format!("{} is a duplicate", change.name));
+        let at = format!("routes[{index}]");
+        let entry = ListEntry::new(at.clone(), item.clone(), problems);
+        let entry = entry.map(|entry| entry.with_empty_keys(EmptyKeys::Rejected));
+        if let Some(name) = entry.and_then(|entry| entry::apply(entry, max_body, upstreams, &mut profiles)) {
+            if seen.contains(&name) {
+                problems.push(Problem::new(format!("{at}.name"), format!("{name} is a duplicate")));
             }
-            seen.push(change.name.clone());
-            entry.apply(change, &mut profiles);
+            seen.push(name);
         }
     }
     for (index, one) in profiles.iter().enumerate() {
@@ -221,6 +222,11 @@ pub(super) fn is_name(text: &str) -> bool {
 
 pub(super) fn method(text: &str) -> Option<Method> {
     METHODS.into_iter().find(|method| method.as_str() == text)
+}
+
+/// The same with an error that reads as a sentence.
+pub(super) fn parse_method(text: &str) -> Result<Method, String> {
+    method(text).ok_or_else(|| format!("{text:?} is not a valid method"))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::entries::{EntryForm, EntryKey, ROUTES, entry_keys};
+use crate::config::list_entry::EmptyKeys;
 use crate::config::options::{OptionSpec, Shape};
 use crate::config::routes::BUILT_IN;
 
@@ -126,15 +127,6 @@ fn text(pattern: &str) -> Value {
 
 fn path() -> Value {
     json!({ "type": ["string", "null"], "minLength": 1 })
-}
-
-/// Handling of optional keys without a value in an entry.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum EmptyKeys {
-    /// They count as not set.
-    NotSet,
-    /// They are an error.
-    Rejected,
 }
 
 /// The schema of one entry of a list.
