@@ -4,11 +4,11 @@ use crate::config::options::{self, Key, OptionType};
 use crate::config::sources::{Problem, Settings};
 
 /// Builds a struct of values that are `Option`s. All of them are evaluated, so that every problem is reported, before
-/// the first `None` becomes the result.
+/// the first `None` becomes the result. Values that are in variables already follow after a semicolon.
 macro_rules! complete {
-    ($type:ident { $($field:ident: $value:expr),+ $(,)? }) => {{
+    ($type:ident { $($field:ident: $value:expr),+ $(,)? $(; $($known:ident),+)? }) => {{
         $(let $field = $value;)+
-        Some($type { $($field: $field?),+ })
+        Some($type { $($field: $field?,)+ $($($known: $known?),+)? })
     }};
 }
 pub(super) use complete;
@@ -55,9 +55,9 @@ impl Reader<'_> {
         None
     }
 
-    /// Also checks the options that no reader has read, so that an invalid value is reported now and not when it first
-    /// takes effect.
-    pub fn check_unread(&mut self) {
+    /// Checks all values, so that an invalid one that no reader reads is reported now and not when it first takes
+    /// effect.
+    pub fn check_values(&mut self) {
         for option in options::all() {
             if let Some(setting) = self.settings.values.get(option.key)
                 && let Err(message) = (option.check)(setting.text.expose())

@@ -22,14 +22,9 @@ use crate::observability::queries::QueryText;
 /// `None` only together with at least one problem.
 pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
     let mut reader = Reader { settings, problems };
+    reader.check_values();
     let max_body = reader.get(&LIMITS.body).unwrap_or_default();
     let salts = reader.salts();
-    let listen = reader.listen();
-    let admin = reader.admin();
-    let tls = reader.tls();
-    let trusted_proxies = reader.get(&GLOBAL.trusted_proxies).unwrap_or_default();
-    let trusted_proxies_header = reader.get(&GLOBAL.trusted_proxies_header);
-    let dropped_headers = reader.dropped_headers();
     let upstream = reader.upstream();
     let upstreams = reader.named_upstreams();
     let names: Vec<_> = iter::once(DEFAULT_UPSTREAM).chain(upstreams.iter().map(|one| one.name.as_str())).collect();
@@ -37,56 +32,38 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     let auth = reader.auth();
     reader.require_issuers_for_jwt_routes(&mut routes, auth.as_ref());
     let platform = reader.platform();
-    let impersonation = reader.impersonation();
-    let authorization = reader.authorization(&routes);
-    let tokens = TokenOptions::read(&mut reader);
-    let store = reader.store(salts.as_deref().unwrap_or_default());
-    let timeouts = Timeouts::read(&mut reader);
-    let limits = LimitOptions::read(&mut reader);
     let limit_rules = reader.limit_rules(&routes);
-    let drain = Drain::read(&mut reader);
-    let readiness_requires_upstream = reader.get(&READINESS.upstream);
-    let log = reader.log();
-    let audit = reader.audit();
-    let journal = reader.journal();
-    let core_dumps = reader.get(&GLOBAL.core_dumps);
-    let workers = reader.get(&GLOBAL.workers).unwrap_or_else(cores);
     reader.require_verification_for_user_query();
     reader.require_trust_in_salt_holders(&upstreams);
     reader.require_canonical_names(auth.as_ref(), platform.as_ref(), &upstreams, &limit_rules);
     reader.require_verifier_of_credential(auth.as_ref());
     reader.require_one_per_user_credential(upstream.as_ref(), &upstreams);
     reader.require_client_auth_for_routes(&routes);
-    reader.check_unread();
-    Some(Config {
-        salts: salts?,
-        listen: listen?,
-        admin: admin?,
-        tls: tls?,
-        trusted_proxies,
-        trusted_proxies_header: trusted_proxies_header?,
-        dropped_headers,
-        upstream: upstream?,
-        upstreams,
-        auth: auth?,
-        platform: platform?,
-        impersonation: impersonation?,
-        authorization: authorization?,
-        tokens: tokens?,
-        store: store?,
-        failures: limits.map(|limits| limits.failures())?,
-        timeouts: timeouts?,
-        limits: limits?,
-        limit_rules,
-        drain: drain?,
-        readiness_requires_upstream: readiness_requires_upstream?,
-        log: log?,
-        audit: audit?,
-        journal: journal?,
-        core_dumps: core_dumps?,
-        workers,
-        routes,
-        effective_options: print::effective_options(settings).into(),
+    complete!(Config {
+        listen: reader.listen(),
+        admin: reader.admin(),
+        tls: reader.tls(),
+        trusted_proxies: Some(reader.get(&GLOBAL.trusted_proxies).unwrap_or_default()),
+        trusted_proxies_header: reader.get(&GLOBAL.trusted_proxies_header),
+        dropped_headers: Some(reader.dropped_headers()),
+        impersonation: reader.impersonation(),
+        authorization: reader.authorization(&routes),
+        tokens: TokenOptions::read(&mut reader),
+        store: reader.store(salts.as_deref().unwrap_or_default()),
+        timeouts: Timeouts::read(&mut reader),
+        limits: LimitOptions::read(&mut reader),
+        drain: Drain::read(&mut reader),
+        readiness_requires_upstream: reader.get(&READINESS.upstream),
+        log: reader.log(),
+        audit: reader.audit(),
+        journal: reader.journal(),
+        core_dumps: reader.get(&GLOBAL.core_dumps),
+        workers: Some(reader.get(&GLOBAL.workers).unwrap_or_else(cores)),
+        effective_options: Some(print::effective_options(settings).into()),
+        upstreams: Some(upstreams),
+        limit_rules: Some(limit_rules),
+        routes: Some(routes);
+        salts, upstream, auth, platform
     })
 }
 
