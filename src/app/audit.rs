@@ -5,7 +5,7 @@ use std::io::Write;
 use crate::app::StartError;
 use crate::app::components::host_name;
 use crate::config::Problem;
-use crate::config::audit::{AuditFile, AuditOptions, SyslogServer};
+use crate::config::audit::{AuditOptions, SyslogServer};
 use crate::config::options::AUDIT;
 use crate::observability::log::{AuditGuard, RotatingFile, start_audit};
 use crate::outbound::syslog::SyslogWriter;
@@ -14,8 +14,8 @@ use crate::tls::{self, OutboundTls, TlsError};
 /// Opens the outputs. They are closed when the guard is dropped.
 pub fn start(options: &AuditOptions) -> Result<AuditGuard, StartError> {
     let mut outputs: Vec<Box<dyn Write + Send>> = Vec::new();
-    if let Some(AuditFile { path, max_size, keep }) = &options.file {
-        let file = RotatingFile::open(path, *max_size, *keep, options.is_required);
+    if let Some(path) = &options.file {
+        let file = RotatingFile::open(path, options.file_max_size, options.file_keep, options.is_required());
         let problem = |error| Problem::new(AUDIT.file.key, format!("cannot write {}: {error}", path.display()));
         outputs.push(Box::new(file.map_err(|error| StartError::Files(vec![problem(error)]))?));
     }
@@ -23,7 +23,7 @@ pub fn start(options: &AuditOptions) -> Result<AuditGuard, StartError> {
         let tls = syslog_tls(options).map_err(|error| StartError::Files(vec![tls_problem(&error)]))?;
         outputs.push(Box::new(SyslogWriter::new(server.clone(), tls, host_name().as_deref())));
     }
-    start_audit(outputs, options.is_required).map_err(StartError::Threads)
+    start_audit(outputs, options.is_required()).map_err(StartError::Threads)
 }
 
 /// Checks the files that [`start`] reads, without opening an output.

@@ -45,7 +45,7 @@ pub fn check(config: &Config) -> Result<Vec<Problem>, StartError> {
         warnings.extend(low_space(STORE.path.key, path, "logins fail with 503"));
     }
     if let Some(file) = &config.audit.file {
-        warnings.extend(low_space(AUDIT.file.key, &file.path, "lines of the audit log are lost"));
+        warnings.extend(low_space(AUDIT.file.key, file, "lines of the audit log are lost"));
     }
     if components.auth.has_no_users() {
         warnings.push(Problem::new(AUTH.users_file.key, "has no users: no user can log in"));

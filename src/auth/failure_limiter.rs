@@ -29,7 +29,7 @@ use crate::admission::network;
 use crate::base::clock::{Clock, Tick};
 use crate::base::rate::Rate;
 use crate::base::user_name::UserName;
-use crate::config::FailureLimits;
+use crate::config::LimitOptions;
 use crate::store::CredentialFailure;
 
 /// The number of maps, each with its own lock.
@@ -125,11 +125,11 @@ struct ChargedBucket {
 impl FailureLimiter {
     /// Empty buckets. `key` derives the bucket identifiers; `publish` receives each
     /// failure.
-    pub fn new(limits: FailureLimits, key: &[u8; 32], publish: PublishFailure, clock: Clock) -> FailureLimiter {
+    pub fn new(limits: &LimitOptions, key: &[u8; 32], publish: PublishFailure, clock: Clock) -> FailureLimiter {
         FailureLimiter {
-            address_rate: Rate::per_minute(limits.per_address),
-            user_rate: Rate::per_minute(limits.per_user),
-            token_rate: Rate::per_minute(limits.new_tokens),
+            address_rate: Rate::per_minute(limits.failures_per_address),
+            user_rate: Rate::per_minute(limits.failures_per_user),
+            token_rate: Rate::per_minute(limits.tokens_per_address),
             buckets: Arc::default(),
             bucket_key: Key::new(HMAC_SHA256, key),
             publish,
@@ -138,7 +138,7 @@ impl FailureLimiter {
     }
 
     /// The same buckets with new limits. A different `key` changes all bucket identifiers, which resets all counts.
-    pub fn with_limits(&self, limits: FailureLimits, key: &[u8; 32], publish: PublishFailure) -> FailureLimiter {
+    pub fn with_limits(&self, limits: &LimitOptions, key: &[u8; 32], publish: PublishFailure) -> FailureLimiter {
         let buckets = Arc::clone(&self.buckets);
         FailureLimiter { buckets, ..FailureLimiter::new(limits, key, publish, self.clock.clone()) }
     }
@@ -364,17 +364,14 @@ mod tests {
     /// The time in which a full bucket drains.
     const PERIOD: Duration = Duration::from_secs(60);
 
+    fn limits(failures_per_address: u32, failures_per_user: u32, tokens_per_address: u32) -> LimitOptions {
+        LimitOptions { failures_per_address, failures_per_user, tokens_per_address, ..LimitOptions::unlimited() }
+    }
+
     fn limiter(per_address: u32, per_user: u32) -> (Arc<FailureLimiter>, Clock) {
         let clock = Clock::manual(0);
-        (
-            Arc::new(FailureLimiter::new(
-                FailureLimits { per_address, per_user, new_tokens: 3 },
-                &[7; 32],
-                Box::new(drop),
-                clock.clone(),
-            )),
-            clock,
-        )
+        let limits = limits(per_address, per_user, 3);
+        (Arc::new(FailureLimiter::new(&limits, &[7; 32], Box::new(drop), clock.clone())), clock)
     }
 
     fn address(text: &str) -> IpAddr {
@@ -413,8 +410,7 @@ mod tests {
     fn new_limits_keep_the_counts() {
         let (limiter, _) = limiter(10, 0);
         assert_eq!(failures_until_limit(&limiter.begin_attempt(address("192.0.2.1"))), 10);
-        let limits = FailureLimits { per_address: 20, per_user: 0, new_tokens: 0 };
-        let changed = Arc::new(limiter.with_limits(limits, &[7; 32], Box::new(drop)));
+        let changed = Arc::new(limiter.with_limits(&limits(20, 0, 0), &[7; 32], Box::new(drop)));
         assert_eq!(failures_until_limit(&changed.begin_attempt(address("192.0.2.1"))), 0, "the bucket has not drained");
         assert_eq!(failures_until_limit(&changed.begin_attempt(address("192.0.2.2"))), 20);
     }
@@ -465,8 +461,7 @@ mod tests {
             let other = Arc::clone(&other);
             Box::new(move |failure| other.count_remote_failure(failure))
         };
-        let limits = FailureLimits { per_address: 10, per_user: 3, new_tokens: 2 };
-        let limiter = Arc::new(FailureLimiter::new(limits, &[7; 32], publish, Clock::manual(0)));
+        let limiter = Arc::new(FailureLimiter::new(&limits(10, 3, 2), &[7; 32], publish, Clock::manual(0)));
         let at = |limiter: &Arc<FailureLimiter>| limiter.begin_attempt(address("192.0.2.1"));
         assert_eq!(failures_until_limit(&at(&limiter).for_user(&user("alice"))), 3);
         assert_eq!(failures_until_limit(&at(&limiter)), 10);

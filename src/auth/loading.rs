@@ -183,8 +183,8 @@ fn build_failure_limiter(config: &Config, before: Previous<'_>, store: &Arc<Stor
     });
     let bucket_key = store.key_ring().derive_primary("failures 2");
     match before {
-        Some((auth, _)) => auth.failure_limiter.with_limits(config.failures, &bucket_key, publish),
-        None => FailureLimiter::new(config.failures, &bucket_key, publish, clock.clone()),
+        Some((auth, _)) => auth.failure_limiter.with_limits(&config.limits, &bucket_key, publish),
+        None => FailureLimiter::new(&config.limits, &bucket_key, publish, clock.clone()),
     }
 }
 

@@ -3,32 +3,9 @@
 use std::path::PathBuf;
 
 use crate::config::choices::AuditFailure;
+pub use crate::config::options::AuditOptions;
 use crate::config::options::{AUDIT, OptionType, Shape};
 use crate::config::reader::Reader;
-
-/// Outputs of the audit log beside the log itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuditOptions {
-    /// A file of its own.
-    pub file: Option<AuditFile>,
-    /// A syslog server.
-    pub syslog: Option<SyslogServer>,
-    /// Certificate authorities of a syslog server with TLS; `None`: the system's.
-    pub syslog_ca_file: Option<PathBuf>,
-    /// Whether a login is refused when its line cannot be written.
-    pub is_required: bool,
-}
-
-/// The file, and its rotation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuditFile {
-    /// Path.
-    pub path: PathBuf,
-    /// Size at which the file is renamed; 0: never.
-    pub max_size: u64,
-    /// Number of renamed files that are kept.
-    pub keep: usize,
-}
 
 /// The address of a syslog server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,20 +51,21 @@ impl OptionType for SyslogServer {
 
 impl Reader<'_> {
     pub(super) fn audit(&mut self) -> Option<AuditOptions> {
-        let path = self.get(&AUDIT.file);
-        let (max_size, keep) = (self.get(&AUDIT.file_max_size), self.get(&AUDIT.file_keep));
-        let syslog = self.get(&AUDIT.syslog);
-        let syslog_ca_file = self.get(&AUDIT.syslog_ca_file);
-        let is_required = self.get(&AUDIT.on_failure)? == AuditFailure::Refuse;
-        if is_required && path.is_none() && !self.is_set(&AUDIT.syslog) {
+        let options = AuditOptions::read(self)?;
+        if options.is_required() && options.file.is_none() && !self.is_set(&AUDIT.syslog) {
             self.problem(AUDIT.on_failure.key, "refuse requires audit.file or audit.syslog");
         }
-        if !matches!(syslog, Some(SyslogServer::Tcp { tls: true, .. })) {
+        if !matches!(options.syslog, Some(SyslogServer::Tcp { tls: true, .. })) {
             self.reject_set(&[AUDIT.syslog_ca_file.key], "has no effect unless audit.syslog is tls://…");
         }
-        let (max_size, keep) = (max_size?, keep?);
-        let file = path.map(|path| AuditFile { path, max_size, keep });
-        Some(AuditOptions { file, syslog, syslog_ca_file, is_required })
+        Some(options)
+    }
+}
+
+impl AuditOptions {
+    /// Whether a login is refused when its line cannot be written.
+    pub fn is_required(&self) -> bool {
+        self.on_failure == AuditFailure::Refuse
     }
 }
 
@@ -129,6 +107,7 @@ mod tests {
             assert!(error.contains(expected), "{expected} in {error}");
         }
         let audit = load("audit: {file: /var/log/audit.json, on_failure: refuse}", &[]).expect("valid").audit;
-        assert!(audit.is_required && audit.file.is_some_and(|file| file.max_size == 100 << 20 && file.keep == 10));
+        assert!(audit.is_required() && audit.file.is_some());
+        assert_eq!((audit.file_max_size, audit.file_keep), (100 << 20, 10));
     }
 }

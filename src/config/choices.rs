@@ -2,7 +2,6 @@
 
 use tracing::level_filters::LevelFilter;
 
-use crate::config::ForeignKeyPolicy;
 use crate::config::options::{OptionType, Shape};
 use crate::observability::log::LogFormat;
 use crate::observability::queries::QueryText;
@@ -65,6 +64,8 @@ choices! {
         "delegate" => Delegate,
         "show-token" => ShowToken,
     }
+    /// `tokens.foreign`
+    ForeignKeyPolicy { "verify" => Verify, "forward" => Forward, "reject" => Reject }
     /// `tokens.show_token`
     ShowTokenPolicy { "backend" => Backend, "deny" => Deny, "mint" => Mint }
     /// `auth.verifier`
@@ -96,7 +97,6 @@ impl Default for TlsMinVersion {
     }
 }
 
-words! { ForeignKeyPolicy { "verify" => ForeignKeyPolicy::Verify, "forward" => ForeignKeyPolicy::Forward, "reject" => ForeignKeyPolicy::Reject } }
 words! { LogFormat { "text" => LogFormat::Text, "json" => LogFormat::Json } }
 words! { QueryText { "none" => QueryText::None, "fingerprint" => QueryText::Fingerprint, "full" => QueryText::Full } }
 words! { LevelFilter {

@@ -3,7 +3,7 @@
 use http::HeaderValue;
 
 use crate::config::choices::{AuthorizationMode, CredentialKind, VerifierKind};
-use crate::config::options::{AUTH, AUTHORIZATION, IMPERSONATION, Key, LDAP, LIMIT_RULES, PLATFORM, TOKENS, UPSTREAM};
+use crate::config::options::{AUTH, AUTHORIZATION, IMPERSONATION, LDAP, LIMIT_RULES, PLATFORM, TOKENS, UPSTREAM};
 use crate::config::reader::{Reader, complete};
 use crate::config::{
     AuthOptions, CredentialMode, ForeignKeyPolicy, LimitRule, PlatformOptions, ShowTokenPolicy, UpstreamOptions,
@@ -76,30 +76,19 @@ impl Reader<'_> {
     }
 
     pub(super) fn platform(&mut self) -> Option<PlatformOptions> {
-        let url = self.get(&PLATFORM.url);
-        let ca_file = self.get(&PLATFORM.ca_file);
-        if ca_file.is_some() && !url.as_ref().is_some_and(|url| url.tls) {
+        if self.is_set(&PLATFORM.ca_file) && !self.get(&PLATFORM.url).is_some_and(|url| url.tls) {
             self.problem(PLATFORM.ca_file.key, "has no effect without an https platform.url");
         }
-        if url.is_some() && self.get(&AUTH.verifier) != Some(VerifierKind::Platform) {
+        if self.is_set(&PLATFORM.url) && self.get(&AUTH.verifier) != Some(VerifierKind::Platform) {
             self.problem(PLATFORM.url.key, "has no effect without auth.verifier=platform");
         }
-        complete!(PlatformOptions {
-            url: Some(url),
-            ca_file: Some(ca_file),
-            login_path: self.url_path(&PLATFORM.login_path),
-            token_path: self.url_path(&PLATFORM.token_path),
-            user_path: Some(self.url_path(&PLATFORM.user_path)),
-            timeout: self.get(&PLATFORM.timeout),
-        })
-    }
-
-    fn url_path(&mut self, key: &Key<String>) -> Option<String> {
-        let path = self.get(key)?;
-        if !path.starts_with('/') || path.contains(['?', '#']) || path.parse::<http::Uri>().is_err() {
-            self.problem(key.key, format!("must be a path, such as \"/login/\", not {path:?}"));
+        for key in [&PLATFORM.login_path, &PLATFORM.token_path, &PLATFORM.user_path] {
+            let Some(path) = self.get(key) else { continue };
+            if !path.starts_with('/') || path.contains(['?', '#']) || path.parse::<http::Uri>().is_err() {
+                self.problem(key.key, format!("must be a path, such as \"/login/\", not {path:?}"));
+            }
         }
-        Some(path)
+        PlatformOptions::read(self)
     }
 
     /// Requires the verifier of the same name for `platform` and `delegate`: only that verifier returns the user's own

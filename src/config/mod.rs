@@ -44,12 +44,13 @@ use crate::observability::queries::QueryText;
 
 pub use admin::{AdminOptions, admin_exposure};
 pub use choices::{
-    AbandonedPolicy, AdminCommands, HalfClose, HostHeader, ProxyHeader, ShowTokenPolicy, TlsMinVersion, UnknownIssuers,
+    AbandonedPolicy, AdminCommands, ForeignKeyPolicy, HalfClose, HostHeader, ProxyHeader, ShowTokenPolicy,
+    TlsMinVersion, UnknownIssuers,
 };
 pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
 pub use limit_rules::LimitRule;
-pub use options::{Drain, LimitOptions, Timeouts, TokenOptions};
+pub use options::{Drain, LimitOptions, PlatformOptions, Timeouts, TokenOptions};
 pub use routes::{AffinityKey, ContentTypeRule, CorsOptions, RouteProfile};
 pub use rules::{AuthorizationOptions, ImpersonationOptions};
 pub use sources::{Problem, Settings, Sources};
@@ -90,8 +91,6 @@ pub struct Config {
     pub tokens: TokenOptions,
     /// The token store.
     pub store: StoreOptions,
-    /// Rate limits for failed authentication.
-    pub failures: FailureLimits,
     /// Timeouts of client connections.
     pub timeouts: Timeouts,
     /// Limits on connections and requests.
@@ -177,23 +176,6 @@ pub struct CertificateFiles {
     pub key: PathBuf,
     /// Keys of the options that name the chain and the private key, for errors.
     pub options: [&'static str; 2],
-}
-
-/// The platform's login pages.
-#[derive(Clone, Debug)]
-pub struct PlatformOptions {
-    /// `None`: the URL of the backend.
-    pub url: Option<ServerUrl>,
-    /// Certificate authorities; `None`: the system's.
-    pub ca_file: Option<PathBuf>,
-    /// Path of the login form.
-    pub login_path: String,
-    /// Path of the page that holds the user's token.
-    pub token_path: String,
-    /// Path of the page with the user's name; `None`: the name is used as the client sent it.
-    pub user_path: Option<String>,
-    /// Limit for each request to the platform.
-    pub timeout: Duration,
 }
 
 /// Verification of credentials.
@@ -310,28 +292,6 @@ pub struct RedisNode {
     pub port: u16,
 }
 
-/// Handling of keys that the gateway does not know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ForeignKeyPolicy {
-    /// Ask the backend once and cache the result.
-    Verify,
-    /// Let the backend decide on each request.
-    Forward,
-    /// Reject the request.
-    Reject,
-}
-
-/// Rate limits for failed authentication and for new tokens, per minute; 0: no limit.
-#[derive(Clone, Copy, Debug)]
-pub struct FailureLimits {
-    /// Failures of one client address.
-    pub per_address: u32,
-    /// Wrong passwords of one user from one client address.
-    pub per_user: u32,
-    /// New tokens for one client address.
-    pub new_tokens: u32,
-}
-
 /// Limit on concurrent requests to an upstream, and the queue for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueOptions {
@@ -354,44 +314,6 @@ impl Config {
     /// The names of all upstreams, with the limits of their queues.
     pub fn queues(&self) -> Vec<(String, Option<QueueOptions>)> {
         self.all_upstreams().map(|upstream| (upstream.name.clone(), upstream.queue)).collect()
-    }
-}
-
-impl LimitOptions {
-    fn failures(&self) -> FailureLimits {
-        FailureLimits {
-            per_address: self.failures_per_address,
-            per_user: self.failures_per_user,
-            new_tokens: self.tokens_per_address,
-        }
-    }
-
-    /// No limits, for tests.
-    pub fn unlimited() -> LimitOptions {
-        LimitOptions {
-            body: u64::MAX,
-            buffer: 64 * 1024,
-            headers: usize::MAX,
-            header_size: usize::MAX,
-            uri: usize::MAX,
-            body_rate: 0,
-            response_rate: 0,
-            connections: usize::MAX,
-            connections_per_address: usize::MAX,
-            memory: None,
-            requests: usize::MAX,
-            requests_per_identity: usize::MAX,
-            streams_per_identity: usize::MAX,
-            unauthenticated_rate: 0,
-            requests_per_connection: u64::MAX,
-            streams: u32::MAX,
-            resets: usize::MAX,
-            control_frames: u32::MAX,
-            half_close: HalfClose::Cancel,
-            failures_per_address: 0,
-            failures_per_user: 0,
-            tokens_per_address: 0,
-        }
     }
 }
 

@@ -1,8 +1,16 @@
 //! Loads configurations for the tests of this folder.
 
-use super::{Config, Settings, Sources};
+use super::{Config, LimitOptions, Settings, Sources};
 
 pub const SALT: &str = "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=";
+
+impl LimitOptions {
+    /// The defaults, and no limits on failures.
+    pub fn unlimited() -> LimitOptions {
+        let limits = load("", &[]).expect("the defaults are valid").limits;
+        LimitOptions { failures_per_address: 0, failures_per_user: 0, tokens_per_address: 0, ..limits }
+    }
+}
 
 /// Loads a file with this text and these variables, `TIMBR_GATEWAY_` omitted. A salt and a backend are added unless
 /// they are given. All problems, a line each, are the error.

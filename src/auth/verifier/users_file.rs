@@ -177,16 +177,16 @@ mod tests {
     use crate::auth::failure_limiter::FailureLimiter;
     use crate::base::clock::Clock;
     use crate::base::secret::Secret;
-    use crate::config::FailureLimits;
+    use crate::config::LimitOptions;
 
     fn attempt() -> Attempt {
         attempt_within(0)
     }
 
     fn attempt_within(per_user: u32) -> Attempt {
-        let limits = FailureLimits { per_address: 0, per_user, new_tokens: 0 };
+        let limits = LimitOptions { failures_per_user: per_user, ..LimitOptions::unlimited() };
         let user = UserName::parse(b"alice").expect("valid");
-        Arc::new(FailureLimiter::new(limits, &[7; 32], Box::new(drop), Clock::manual(0)))
+        Arc::new(FailureLimiter::new(&limits, &[7; 32], Box::new(drop), Clock::manual(0)))
             .begin_attempt([192, 0, 2, 1].into())
             .for_user(&user)
     }

@@ -221,7 +221,10 @@ group! { AUTH: AuthKeys = "auth." {
         "Minimum interval between two fetches that are caused by tokens with an unknown key ID.";
 } }
 
-group! { PLATFORM: PlatformKeys = "platform." {
+group! {
+    /// The platform's login pages, for `auth.verifier=platform`.
+    #[derive(Clone, Debug)]
+    PLATFORM: PlatformKeys = "platform." => PlatformOptions {
     url: ServerUrl,
         "URL of the platform for auth.verifier=platform: http://host:port or https://host[:port]. Default: upstream.url.";
     ca_file: PathBuf,
@@ -476,7 +479,10 @@ group! { LOG: LogKeys = "log." {
         "Write an access log line for each request.";
 } }
 
-group! { AUDIT: AuditKeys = "audit." {
+group! {
+    /// Outputs of the audit log beside the log itself.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    AUDIT: AuditKeys = "audit." => AuditOptions {
     file: PathBuf,
         "File that the audit log is appended to, as JSON lines, in addition to the log. It is opened again when it has been \
          renamed. Created with mode 0640 if it does not exist.";
