@@ -106,7 +106,7 @@ pub enum JwksSource {
 }
 
 /// Names of the accepted signature algorithms (RFC 7518 and RFC 8037). There is no `none`.
-const ALGORITHMS: [&str; 12] =
+pub(super) const ALGORITHMS: [&str; 12] =
     ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "HS256", "HS384", "HS512"];
 
 /// In bytes. A secret that is shorter than the hash could be guessed (RFC 7518 section 3.2).

@@ -3,8 +3,14 @@
 
 use std::sync::LazyLock;
 
+use crate::config::jwt::ALGORITHMS;
 use crate::config::options::{self, OptionSpec, Shape};
 use crate::config::routes::CREDENTIALS;
+
+use EntryForm::{
+    Duration, Flag, Group, MediaTypes, Name, Number, Prefix, Prefixes, Size, Text, Texts, TextsByName, Word, WordList,
+    Words,
+};
 
 /// A key of an entry.
 #[derive(Clone, Copy, Debug)]
@@ -70,244 +76,150 @@ const fn one_of(key: &'static str, form: EntryForm, meaning: &'static str) -> En
     EntryKey { key, form, required: false, one_of: true, meaning }
 }
 
+/// Declares the keys of a list: `key`, `required` or `one_of`, then the name, the form and the meaning.
+macro_rules! entries {
+    ($(#[$meta:meta])* $visibility:vis $list:ident { $($kind:ident $name:ident: $form:expr, $meaning:literal;)+ }) => {
+        $(#[$meta])*
+        $visibility const $list: &[EntryKey] = &[$($kind(stringify!($name), $form, $meaning)),+];
+    };
+}
+
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
+entries! {
 /// The keys of `routes`, which exists in the file only.
-pub const ROUTES: &[EntryKey] = &[
-    required("name", EntryForm::Name, "Name of the profile, shown in logs and metrics in place of the path."),
-    key(
-        "prefix",
-        EntryForm::Prefix,
-        "Prefix of the path, such as `/timbr/api/`. It matches with and without its last slash.",
-    ),
-    key("prefixes", EntryForm::Prefixes, "Several prefixes, in place of `prefix`."),
-    key(
-        "content_types",
-        EntryForm::MediaTypes,
-        "Accepted media types of `Content-Type`, without parameters, or `any`. Default of a new route: `application/json`.",
-    ),
-    key(
-        "content_type",
-        EntryForm::Word(&["always", "with_content"]),
+pub ROUTES {
+    required name: Name, "Name of the profile, shown in logs and metrics in place of the path.";
+    key prefix: Prefix, "Prefix of the path, such as `/timbr/api/`. It matches with and without its last slash.";
+    key prefixes: Prefixes, "Several prefixes, in place of `prefix`.";
+    key content_types: MediaTypes,
+        "Accepted media types of `Content-Type`, without parameters, or `any`. Default of a new route: `application/json`.";
+    key content_type: Word(&["always", "with_content"]),
         "`always`: every request must have a `Content-Type`, as Timbr documents it for `api` and `openapi`. \
-         `with_content`: those with a body. Default: `with_content`, except for `api` and `openapi`.",
-    ),
-    key(
-        "methods",
-        EntryForm::WordList(METHODS),
-        "Accepted methods: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS. Default of a new route: all except OPTIONS.",
-    ),
-    key(
-        "credentials",
-        EntryForm::WordList(&CREDENTIALS),
+         `with_content`: those with a body. Default: `with_content`, except for `api` and `openapi`.";
+    key methods: WordList(METHODS),
+        "Accepted methods: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS. Default of a new route: all except OPTIONS.";
+    key credentials: WordList(&CREDENTIALS),
         "Accepted credentials: `api_key`, `jwt`, `basic` (`token` or `token@<ontology>`, and a key), `bearer` (a key or a \
          JWT in `Authorization: Bearer`), or `none` alone: the backend authenticates the sender. Default: `api_key` and, \
-         if `auth.jwt_issuers` is set, `jwt`.",
-    ),
-    key("max_body", EntryForm::Size, "Maximum size of a request body, such as `10MiB`. Default: `limits.body`."),
-    key(
-        "buffer",
-        EntryForm::Size,
-        "Part of a request body that is received before the request is sent, such as `1MiB`. Default: `limits.buffer`.",
-    ),
-    key(
-        "response_keepalive",
-        EntryForm::Duration,
+         if `auth.jwt_issuers` is set, `jwt`.";
+    key max_body: Size, "Maximum size of a request body, such as `10MiB`. Default: `limits.body`.";
+    key buffer: Size,
+        "Part of a request body that is received before the request is sent, such as `1MiB`. Default: `limits.buffer`.";
+    key response_keepalive: Duration,
         "Time after which a response begins although the backend has not responded, such as `20s`; see *Long queries*. \
-         Default: never.",
-    ),
-    key(
-        "client_certificate",
-        EntryForm::Word(&["required", "optional"]),
-        "`required`: this path requires a TLS client certificate (see `tls.client_auth`). Default: `optional`.",
-    ),
-    key("upstream", EntryForm::Name, "Name of an entry of `upstreams`. Default: `default`, the section `upstream`."),
-    key(
-        "cors",
-        EntryForm::Group(CORS),
-        "Pages of other origins that may send requests: {origins, methods, headers, credentials, max_age}.",
-    ),
-    key("response_timeout", EntryForm::Duration, "In place of `response_timeout` of the upstream."),
-    key("body_timeout", EntryForm::Duration, "In place of `body_timeout` of the upstream."),
-    key(
-        "affinity",
-        EntryForm::Text,
+         Default: never.";
+    key client_certificate: Word(&["required", "optional"]),
+        "`required`: this path requires a TLS client certificate (see `tls.client_auth`). Default: `optional`.";
+    key upstream: Name, "Name of an entry of `upstreams`. Default: `default`, the section `upstream`.";
+    key cors: Group(CORS),
+        "Pages of other origins that may send requests: {origins, methods, headers, credentials, max_age}.";
+    key response_timeout: Duration, "In place of `response_timeout` of the upstream.";
+    key body_timeout: Duration, "In place of `body_timeout` of the upstream.";
+    key affinity: Text,
         "What keeps requests on one endpoint: `mcp-session-id`, `user`, the name of a header, `cookie:NAME`, or `none`. \
-         Default: `mcp-session-id` for `mcp`, else `none`.",
-    ),
-    key("host_header", EntryForm::Word(&["backend", "client"]), "In place of `host_header` of the upstream."),
-    key("enabled", EntryForm::Flag, "`false` disables the profile."),
-];
+         Default: `mcp-session-id` for `mcp`, else `none`.";
+    key host_header: Word(&["backend", "client"]), "In place of `host_header` of the upstream.";
+    key enabled: Flag, "`false` disables the profile.";
+} }
 
-const CORS: &[EntryKey] = &[
-    required("origins", EntryForm::Texts, "Origins such as https://app.example.com, or `*`."),
-    key("methods", EntryForm::Words(METHODS), "Methods that pages may use. Default: those of the route."),
-    key("headers", EntryForm::Texts, "Headers that pages may send. Default: those of Timbr's clients."),
-    key("credentials", EntryForm::Flag, "`true`: the browser sends cookies and client certificates."),
-    key("max_age", EntryForm::Duration, "How long a browser caches the permission. Default: 10m."),
-];
+entries! { CORS {
+    required origins: Texts, "Origins such as https://app.example.com, or `*`.";
+    key methods: Words(METHODS), "Methods that pages may use. Default: those of the route.";
+    key headers: Texts, "Headers that pages may send. Default: those of Timbr's clients.";
+    key credentials: Flag, "`true`: the browser sends cookies and client certificates.";
+    key max_age: Duration, "How long a browser caches the permission. Default: 10m.";
+} }
 
-const JWT_ISSUERS: &[EntryKey] = &[
-    required("issuer", EntryForm::Text, "Expected claim `iss`, compared exactly."),
-    one_of("jwks_url", EntryForm::Text, "URL of the key set: `https`, or `http` on this machine."),
-    one_of(
-        "discovery_url",
-        EntryForm::Text,
+entries! { JWT_ISSUERS {
+    required issuer: Text, "Expected claim `iss`, compared exactly.";
+    one_of jwks_url: Text, "URL of the key set: `https`, or `http` on this machine.";
+    one_of discovery_url: Text,
         "URL of the issuer's OpenID Connect discovery document, which names the key set, in place of `jwks_url`: \
-         `https://…/.well-known/openid-configuration`.",
-    ),
-    one_of("jwks_file", EntryForm::Text, "File with the key set, in place of `jwks_url`. Reloaded when it changes."),
-    one_of(
-        "secret_file",
-        EntryForm::Text,
-        "File with the shared secret of an HMAC, in place of a key set; at least 32 bytes.",
-    ),
-    key(
-        "ca_file",
-        EntryForm::Text,
-        "Certificate authorities (PEM) for `jwks_url` or `discovery_url`, in place of the system's.",
-    ),
-    key(
-        "decryption_key_file",
-        EntryForm::Text,
+         `https://…/.well-known/openid-configuration`.";
+    one_of jwks_file: Text, "File with the key set, in place of `jwks_url`. Reloaded when it changes.";
+    one_of secret_file: Text, "File with the shared secret of an HMAC, in place of a key set; at least 32 bytes.";
+    key ca_file: Text, "Certificate authorities (PEM) for `jwks_url` or `discovery_url`, in place of the system's.";
+    key decryption_key_file: Text,
         "RSA private key (PEM, PKCS #8) that decrypts encrypted tokens: `RSA-OAEP` or `RSA-OAEP-256` with `A128GCM`, \
-         `A256GCM`, `A128CBC-HS256` or `A256CBC-HS512`. The token inside must be signed by the issuer.",
-    ),
-    required("audiences", EntryForm::Texts, "Accepted audiences: the claim `aud` must contain one of them."),
-    key(
-        "algorithms",
-        EntryForm::Words(&[
-            "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "HS256", "HS384", "HS512",
-        ]),
+         `A256GCM`, `A128CBC-HS256` or `A256CBC-HS512`. The token inside must be signed by the issuer.";
+    required audiences: Texts, "Accepted audiences: the claim `aud` must contain one of them.";
+    key algorithms: Words(&ALGORITHMS),
         "Accepted signature algorithms. Default: `RS256`, `PS256`, `ES256`, `EdDSA`. Also the variants with 384 and 512, and \
-         `HS256`, `HS384`, `HS512` with `secret_file` only. `none` is never accepted.",
-    ),
-    key("typ", EntryForm::Texts, "Accepted types of the token, such as `at+jwt`. Default: any."),
-    key(
-        "required_claims",
-        EntryForm::TextsByName,
+         `HS256`, `HS384`, `HS512` with `secret_file` only. `none` is never accepted.";
+    key typ: Texts, "Accepted types of the token, such as `at+jwt`. Default: any.";
+    key required_claims: TextsByName,
         "Claims that a token must have, with their accepted values: `{azp: [web, 'svc-*']}`. Names or patterns; `'*'` accepts \
-         every value. A nested claim is written `a.b`.",
-    ),
-    key("user_claim", EntryForm::Text, "Claim that holds the user name. Default: `sub`."),
-    key(
-        "users",
-        EntryForm::Texts,
+         every value. A nested claim is written `a.b`.";
+    key user_claim: Text, "Claim that holds the user name. Default: `sub`.";
+    key users: Texts,
         "User names that the issuer may use: names or patterns, compared with the claim. With several issuers, each \
-         needs `users`, `user_prefix` or `tenant_user`. Default: all.",
-    ),
-    key("user_prefix", EntryForm::Text, "Text that is put before the user names of this issuer."),
-    key(
-        "groups_claims",
-        EntryForm::Texts,
-        "Claims with the groups or roles of the user, such as `groups` or `realm_access.roles`, for `groups` in rules.",
-    ),
-    key("tenants", EntryForm::Texts, "Accepted values of `x-jwt-tenant-id`. Default: the backend decides."),
-    key(
-        "tenant_claim",
-        EntryForm::Text,
-        "Claim with the tenant, which `x-jwt-tenant-id` must be equal to if it is sent.",
-    ),
-    key(
-        "tenant_user",
-        EntryForm::Flag,
+         needs `users`, `user_prefix` or `tenant_user`. Default: all.";
+    key user_prefix: Text, "Text that is put before the user names of this issuer.";
+    key groups_claims: Texts,
+        "Claims with the groups or roles of the user, such as `groups` or `realm_access.roles`, for `groups` in rules.";
+    key tenants: Texts, "Accepted values of `x-jwt-tenant-id`. Default: the backend decides.";
+    key tenant_claim: Text, "Claim with the tenant, which `x-jwt-tenant-id` must be equal to if it is sent.";
+    key tenant_user: Flag,
         "`true`: user names are `tenant/user`, as with `JWT_USE_TENANT_USER` in Timbr. Needs `tenant_claim`, or \
-         `tenants` with one tenant.",
-    ),
-];
+         `tenants` with one tenant.";
+} }
 
-const IMPERSONATION_RULES: &[EntryKey] = &[
-    key("users", EntryForm::Texts, "Callers: names or patterns. Each rule needs `users` or `groups`."),
-    key(
-        "groups",
-        EntryForm::Texts,
-        "Groups of callers, from a JWT (`groups_claims`) or a directory (`ldap.groups_…`): names or patterns.",
-    ),
-    required("act_as", EntryForm::Texts, "Users whom they may act as: names or patterns."),
-];
+entries! { IMPERSONATION_RULES {
+    key users: Texts, "Callers: names or patterns. Each rule needs `users` or `groups`.";
+    key groups: Texts,
+        "Groups of callers, from a JWT (`groups_claims`) or a directory (`ldap.groups_…`): names or patterns.";
+    required act_as: Texts, "Users whom they may act as: names or patterns.";
+} }
 
-const AUTHORIZATION_RULES: &[EntryKey] = &[
-    key(
-        "users",
-        EntryForm::Texts,
-        "Users: names or patterns. With impersonation, the name of the impersonated user is compared.",
-    ),
-    key(
-        "groups",
-        EntryForm::Texts,
+entries! { AUTHORIZATION_RULES {
+    key users: Texts, "Users: names or patterns. With impersonation, the name of the impersonated user is compared.";
+    key groups: Texts,
         "Groups of callers, from a JWT (`groups_claims`) or a directory (`ldap.groups_…`): names or patterns. A rule \
-         with `users` and `groups` matches callers of either. With impersonation, groups do not match.",
-    ),
-    key("unknown_users", EntryForm::Flag, "`true`: also callers whose key only the backend knows."),
-    key("routes", EntryForm::Texts, "Names of routes. Default: all."),
-    key("methods", EntryForm::Words(METHODS), "HTTP methods. Default: all."),
-    key(
-        "ontologies",
-        EntryForm::Texts,
+         with `users` and `groups` matches callers of either. With impersonation, groups do not match.";
+    key unknown_users: Flag, "`true`: also callers whose key only the backend knows.";
+    key routes: Texts, "Names of routes. Default: all.";
+    key methods: Words(METHODS), "HTTP methods. Default: all.";
+    key ontologies: Texts,
         "Ontologies: names or patterns. Matches only if the request names the ontology: `/timbr/openapi/ontology/<name>/…`, \
          `/timbr/api/q/<name>/…`, `get_ontology`, `get_config` and `clear_cache`; `ontology_name` of \
-         `/timbr/api/query/`, in a body of at most `limits.buffer`; the user part of Basic credentials.",
-    ),
-    key(
-        "statements",
-        EntryForm::Words(&["read", "write", "admin", "show", "unknown"]),
+         `/timbr/api/query/`, in a body of at most `limits.buffer`; the user part of Basic credentials.";
+    key statements: Words(&["read", "write", "admin", "show", "unknown"]),
         "Classes of the statement in the body: see below. A request without a statement does not match. Default: all \
-         requests.",
-    ),
-    key(
-        "tools",
-        EntryForm::Texts,
+         requests.";
+    key tools: Texts,
         "MCP tools: names or patterns. Matches requests to `/timbr/api/mcp/` that call one of them with `tools/call`, in a \
-         body of at most `limits.buffer`, and all MCP requests that call none. Default: all requests.",
-    ),
-];
+         body of at most `limits.buffer`, and all MCP requests that call none. Default: all requests.";
+} }
 
-const LIMIT_RULES: &[EntryKey] = &[
-    required("name", EntryForm::Name, "Name of the rule in logs and metrics."),
-    key(
-        "users",
-        EntryForm::Texts,
-        "Callers: names or patterns. Default: every caller, also those whom only the backend knows.",
-    ),
-    key(
-        "groups",
-        EntryForm::Texts,
+entries! { LIMIT_RULES {
+    required name: Name, "Name of the rule in logs and metrics.";
+    key users: Texts, "Callers: names or patterns. Default: every caller, also those whom only the backend knows.";
+    key groups: Texts,
         "Groups of callers, from a JWT (`groups_claims`) or a directory (`ldap.groups_…`): names or patterns. A rule \
-         with `users` and `groups` matches callers of either. Each caller is counted on its own.",
-    ),
-    key("addresses", EntryForm::Texts, "Addresses or networks of the clients. Default: all."),
-    key("routes", EntryForm::Texts, "Names of routes. Default: all."),
-    key(
-        "ontologies",
-        EntryForm::Texts,
-        "Ontologies in the path: names or patterns. Default: all, also paths without one.",
-    ),
-    key("requests_per_second", EntryForm::Number, "Requests of each caller per second, on average; may be a fraction."),
-    key(
-        "burst",
-        EntryForm::Number,
-        "Requests that a caller may send at once. Default: `requests_per_second`, rounded up.",
-    ),
-    key("concurrent", EntryForm::Number, "Concurrent requests of each caller."),
-    key(
-        "mode",
-        EntryForm::Word(&["enforce", "shadow"]),
-        "`shadow`: requests above the limit are counted, logged and forwarded. Default: `enforce`.",
-    ),
-];
+         with `users` and `groups` matches callers of either. Each caller is counted on its own.";
+    key addresses: Texts, "Addresses or networks of the clients. Default: all.";
+    key routes: Texts, "Names of routes. Default: all.";
+    key ontologies: Texts, "Ontologies in the path: names or patterns. Default: all, also paths without one.";
+    key requests_per_second: Number, "Requests of each caller per second, on average; may be a fraction.";
+    key burst: Number, "Requests that a caller may send at once. Default: `requests_per_second`, rounded up.";
+    key concurrent: Number, "Concurrent requests of each caller.";
+    key mode: Word(&["enforce", "shadow"]),
+        "`shadow`: requests above the limit are counted, logged and forwarded. Default: `enforce`.";
+} }
 
-const CERTIFICATES: &[EntryKey] = &[
-    required("cert_file", EntryForm::Text, "Certificate chain (PEM), leaf first."),
-    required("key_file", EntryForm::Text, "Private key (PEM)."),
-];
+entries! { CERTIFICATES {
+    required cert_file: Text, "Certificate chain (PEM), leaf first.";
+    required key_file: Text, "Private key (PEM).";
+} }
 
 /// The keys of the section `upstream`, and a name. Secrets are in files.
 static UPSTREAMS: LazyLock<Vec<EntryKey>> = LazyLock::new(|| {
-    let name = required("name", EntryForm::Name, "Name for `routes[].upstream`, shown in logs and metrics.");
+    let name = required("name", Name, "Name for `routes[].upstream`, shown in logs and metrics.");
     let keys = options::all().filter_map(|option| {
         let name = option.key.strip_prefix("upstream.")?;
         Some(match option.shape {
-            Shape::Secret => key("api_key_file", EntryForm::Text, option.help),
+            Shape::Secret => key("api_key_file", Text, option.help),
             _ => key(name, EntryForm::Option(option), option.help),
         })
     });
