@@ -76,11 +76,6 @@ mod tests {
     use crate::base::groups::Groups;
     use crate::store::TokenId;
 
-    fn identity(user: Option<&str>) -> Identity {
-        let user = user.map(|user| UserName::parse(user.as_bytes()).expect("valid"));
-        Identity::from_key(user, None, TokenId::from_token(b"key").fingerprint())
-    }
-
     #[test]
     fn an_action_needs_a_matching_rule() {
         let globs = |texts: &[&str]| texts.iter().map(|text| Glob::new(*text)).collect::<Vec<_>>();
@@ -118,7 +113,7 @@ mod tests {
             (Some("eve"), "openapi", Method::POST, Some("sales"), false),
         ] {
             let action = Action { route, method: &method, ontology, statement: None, mcp: None };
-            assert_eq!(authorization.allows(&identity(user), action), expected, "{user:?} {action:?}");
+            assert_eq!(authorization.allows(&Identity::of_user(user), action), expected, "{user:?} {action:?}");
         }
         let rules = vec![AuthorizationRule { tools: Some(globs(&["query*"])), ..any(&["alice"]) }];
         let by_tool = Authorization(AuthorizationOptions { enforce: true, rules });
@@ -131,7 +126,7 @@ mod tests {
         ] {
             let mcp = mcp.as_ref();
             let action = Action { route: "mcp", method: &Method::POST, ontology: None, statement: None, mcp };
-            assert_eq!(by_tool.allows(&identity(Some("alice")), action), expected, "{action:?}");
+            assert_eq!(by_tool.allows(&Identity::of_user(Some("alice")), action), expected, "{action:?}");
         }
         let rules = vec![AuthorizationRule { groups: globs(&["analysts"]), ..any(&[]) }];
         let by_group = Authorization(AuthorizationOptions { enforce: true, rules });
@@ -144,7 +139,7 @@ mod tests {
         assert!(by_group.allows(&member("analysts"), action) && !by_group.allows(&member("others"), action));
         let acting = member("analysts").impersonating(UserName::parse(b"eve").expect("valid"));
         assert!(!by_group.allows(&acting, action), "the groups of the caller do not count for another user");
-        let acting = identity(Some("root")).impersonating(UserName::parse(b"eve").expect("valid"));
+        let acting = Identity::of_user(Some("root")).impersonating(UserName::parse(b"eve").expect("valid"));
         let action = Action { route: "api", method: &Method::GET, ontology: None, statement: None, mcp: None };
         assert!(!authorization.allows(&acting, action), "the rules of the impersonated user apply");
     }

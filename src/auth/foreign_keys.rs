@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use http::{Method, StatusCode, Uri};
+use http::StatusCode;
 use http_body_util::{BodyExt, Limited};
 use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::time::timeout;
@@ -13,18 +13,14 @@ use tracing::{error, warn};
 
 use crate::auth::ApiKey;
 use crate::auth::failure_limiter::{Attempt, Charge, Reservation, TooManyFailures};
-use crate::auth::key_user::UserQuery;
+use crate::auth::key_user::user_of_key;
+use crate::auth::system_query::{CHECK_PATH, SystemRequest};
 use crate::base::clock::{self, Clock, Tick};
 use crate::base::single_flight::SingleFlight;
 use crate::base::user_name::UserName;
-use crate::http::h1::request::write_request_start;
-use crate::http::h1::response::write_header;
-use crate::http::headers::HeaderName;
+use crate::config::TokenOptions;
 use crate::store::TokenId;
-use crate::upstream::{OutgoingMessage, OutgoingRequest, RequestBody, ResponseBody, UpstreamClient, UpstreamError};
-
-/// A documented, cheap endpoint that every valid key may use.
-const CHECK_PATH: &str = "/timbr/api/get_ontologies/";
+use crate::upstream::{ResponseBody, UpstreamClient, UpstreamError};
 
 /// Includes the response body.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(15);
@@ -65,26 +61,14 @@ const KNOWN_KEY_PERIOD: Duration = Duration::from_secs(24 * 60 * 60);
 /// Maximum size of a response body that is read for its `status`.
 const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
-/// Lifetimes of cached verdicts.
-#[derive(Clone, Copy, Debug)]
-pub struct VerdictTtls {
-    /// For accepted keys: `tokens.foreign_accept_ttl`.
-    pub accept: Duration,
-    /// For rejected keys: `tokens.foreign_reject_ttl`.
-    pub reject: Duration,
-}
-
-/// Checks keys at the backend, with a cache and at most one check per key at a time. Clones share the cache.
-#[derive(Clone)]
-pub struct ForeignKeys(Arc<ForeignKeyCache>);
-
 struct AcceptedKey {
     until: Tick,
     /// The user, if the backend has been asked for it and has responded with a name.
     user: Option<UserName>,
 }
 
-struct ForeignKeyCache {
+/// Checks keys at the backend, with a cache and at most one check per key at a time.
+pub struct ForeignKeys {
     /// Entries stay for [`KNOWN_KEY_PERIOD`] after they have expired.
     accepted: DashMap<TokenId, AcceptedKey>,
     rejected: DashMap<TokenId, Tick>,
@@ -93,36 +77,36 @@ struct ForeignKeyCache {
     check_permits: Arc<Semaphore>,
     /// True if the backend rejects a random key; the result is valid until this time.
     random_key_check: Mutex<Option<(bool, Tick)>>,
-    ttls: VerdictTtls,
-    user_query: Option<UserQuery>,
+    /// `tokens.foreign_accept_ttl`
+    accept_ttl: Duration,
+    /// `tokens.foreign_reject_ttl`
+    reject_ttl: Duration,
+    /// `tokens.foreign_user_query`
+    user_query: Option<String>,
     clock: Clock,
 }
 
 impl ForeignKeys {
-    /// An empty cache. `user_query` looks up the users of accepted keys.
-    pub fn new(ttls: VerdictTtls, user_query: Option<UserQuery>, clock: Clock) -> ForeignKeys {
-        ForeignKeys(Arc::new(ForeignKeyCache {
+    /// An empty cache.
+    pub fn new(options: &TokenOptions, clock: Clock) -> ForeignKeys {
+        ForeignKeys {
             accepted: DashMap::new(),
             rejected: DashMap::new(),
             checks: SingleFlight::new(KeyVerdict::Unknown),
             rechecks: SingleFlight::new(KeyVerdict::Unknown),
             check_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_CHECKS)),
             random_key_check: Mutex::default(),
-            ttls,
-            user_query,
+            accept_ttl: options.foreign_accept_ttl,
+            reject_ttl: options.foreign_reject_ttl,
+            user_query: options.foreign_user_query.clone(),
             clock,
-        }))
-    }
-
-    /// The cached verdict, unless it has expired.
-    pub fn cached(&self, id: &TokenId) -> Option<KeyVerdict> {
-        self.0.cached(id)
+        }
     }
 
     /// The user of an accepted key, if the backend has named one.
     pub fn user_of(&self, id: &TokenId) -> Option<UserName> {
-        self.0.user_query.as_ref()?;
-        self.0.accepted.get(id)?.user.clone()
+        self.user_query.as_ref()?;
+        self.accepted.get(id)?.user.clone()
     }
 
     /// Checks a key at the backend, or joins a check of the same key. Must be called on a `LocalSet`.
@@ -130,14 +114,20 @@ impl ForeignKeys {
     /// SECURITY: each check is charged to `attempt`, whatever the backend responds, unless it accepts the key. Otherwise
     /// a client could try any number of keys at a backend that responds to wrong ones with an error or a redirect. Only
     /// a key that was accepted before is checked without a charge.
-    pub async fn check(&self, id: TokenId, key: &ApiKey, attempt: &Attempt, upstream: &UpstreamClient) -> KeyVerdict {
+    pub async fn check(
+        self: &Arc<ForeignKeys>,
+        id: TokenId,
+        key: &ApiKey,
+        attempt: &Attempt,
+        upstream: &UpstreamClient,
+    ) -> KeyVerdict {
         let (reply, verdict) = oneshot::channel();
-        if let Some(leader) = self.0.checks.join(id, reply) {
-            if let Some(verdict) = self.0.cached(&id) {
+        if let Some(leader) = self.checks.join(id, reply) {
+            if let Some(verdict) = self.cached(&id) {
                 leader.finish(verdict);
                 return verdict;
             }
-            let reservation = match self.0.accepted.contains_key(&id) {
+            let reservation = match self.accepted.contains_key(&id) {
                 true => None,
                 false => match attempt.reserve() {
                     Ok(reservation) => Some(reservation),
@@ -148,8 +138,8 @@ impl ForeignKeys {
                     }
                 },
             };
-            if let Ok(permit) = Arc::clone(&self.0.check_permits).try_acquire_owned() {
-                let (cache, key, upstream) = (Arc::clone(&self.0), key.clone(), upstream.clone());
+            if let Ok(permit) = Arc::clone(&self.check_permits).try_acquire_owned() {
+                let (cache, key, upstream) = (Arc::clone(self), key.clone(), upstream.clone());
                 // A separate task, because other requests may wait for the same verdict even if this client
                 // disconnects.
                 tokio::task::spawn_local(async move {
@@ -167,9 +157,9 @@ impl ForeignKeys {
     /// Asks the backend whether it accepts a key that it has issued. Ignores and changes no cached verdict.
     pub async fn check_again(&self, key: ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
         let (reply, verdict) = oneshot::channel();
-        if let Some(leader) = self.0.rechecks.join(key.id(), reply) {
-            let verdict = match self.0.check_permits.try_acquire() {
-                Ok(_permit) if self.0.has_backend_rejected_random_key(upstream).await => check_key(key, upstream).await,
+        if let Some(leader) = self.rechecks.join(key.id(), reply) {
+            let verdict = match self.check_permits.try_acquire() {
+                Ok(_permit) if self.has_backend_rejected_random_key(upstream).await => check_key(key, upstream).await,
                 Ok(_) => KeyVerdict::Unknown,
                 Err(_) => KeyVerdict::Busy,
             };
@@ -180,14 +170,13 @@ impl ForeignKeys {
 
     /// Removes expired verdicts.
     pub fn sweep(&self) {
-        let now = self.0.clock.now();
-        self.0.accepted.retain(|_, key| now < key.until.after(KNOWN_KEY_PERIOD));
-        self.0.rejected.retain(|_, until| now < *until);
+        let now = self.clock.now();
+        self.accepted.retain(|_, key| now < key.until.after(KNOWN_KEY_PERIOD));
+        self.rejected.retain(|_, until| now < *until);
     }
-}
 
-impl ForeignKeyCache {
-    fn cached(&self, id: &TokenId) -> Option<KeyVerdict> {
+    /// The cached verdict, unless it has expired.
+    pub fn cached(&self, id: &TokenId) -> Option<KeyVerdict> {
         let now = self.clock.now();
         if self.accepted.get(id).is_some_and(|key| now < key.until) {
             return Some(KeyVerdict::Accepted);
@@ -200,12 +189,12 @@ impl ForeignKeyCache {
         match verdict {
             KeyVerdict::Accepted if self.accepted.len() < MAX_ACCEPTED || self.accepted.contains_key(&id) => {
                 self.rejected.remove(&id);
-                self.accepted.insert(id, AcceptedKey { until: now.after(self.ttls.accept), user });
+                self.accepted.insert(id, AcceptedKey { until: now.after(self.accept_ttl), user });
             }
             KeyVerdict::Rejected => {
                 self.accepted.remove(&id);
                 if self.rejected.len() < MAX_REJECTED {
-                    self.rejected.insert(id, now.after(self.ttls.reject));
+                    self.rejected.insert(id, now.after(self.reject_ttl));
                 }
             }
             // SECURITY: other verdicts are never cached and never accept a key.
@@ -228,7 +217,7 @@ impl ForeignKeyCache {
         let charge = reservation.map(Reservation::start);
         let verdict = check_key(key.clone(), upstream).await;
         let user = match &self.user_query {
-            Some(query) if verdict == KeyVerdict::Accepted => query.user_of(&key, upstream).await,
+            Some(query) if verdict == KeyVerdict::Accepted => user_of_key(query, &key, upstream).await,
             _ => None,
         };
         self.store_verdict(id, verdict, user);
@@ -268,7 +257,7 @@ impl ForeignKeyCache {
 async fn check_key(key: ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
     let fingerprint = key.id().fingerprint();
     let check = async {
-        let response = upstream.send(KeyCheckRequest { key }, None, clock::now()).await?;
+        let response = upstream.send(SystemRequest::check_of(key), None, clock::now()).await?;
         let verdict = status_verdict(response.status);
         Ok(if verdict == KeyVerdict::Accepted { body_verdict(response.body).await } else { verdict })
     };
@@ -322,24 +311,6 @@ fn status_verdict(status: StatusCode) -> KeyVerdict {
     }
 }
 
-/// `GET /timbr/api/get_ontologies/` with the key to check.
-struct KeyCheckRequest {
-    key: ApiKey,
-}
-
-impl OutgoingRequest for KeyCheckRequest {
-    fn into_message(self) -> Box<OutgoingMessage> {
-        let mut head = Vec::new();
-        write_request_start(&mut head, &Method::GET, &Uri::from_static(CHECK_PATH));
-        write_header(&mut head, HeaderName::Host, b"");
-        let host = head.len();
-        write_header(&mut head, HeaderName::ContentType, b"application/json");
-        write_header(&mut head, HeaderName::Accept, b"application/json");
-        write_header(&mut head, HeaderName::XApiKey, self.key.expose());
-        Box::new(OutgoingMessage { method: Method::GET, head, host_offset: Some(host), body: RequestBody::empty() })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,30 +346,30 @@ mod tests {
     #[test]
     fn verdicts_expire() {
         let clock = Clock::manual(0);
-        let ttls = VerdictTtls { accept: Duration::from_secs(300), reject: Duration::from_secs(10) };
-        let keys = ForeignKeys::new(ttls, None, clock.clone());
+        let options = crate::config::testing::load("", &[]).expect("valid").tokens;
+        let keys = ForeignKeys::new(&options, clock.clone());
         let [accepted, rejected, unknown] = [&b"accepted"[..], b"rejected", b"unknown"].map(TokenId::from_token);
-        keys.0.store_verdict(accepted, KeyVerdict::Accepted, None);
-        keys.0.store_verdict(rejected, KeyVerdict::Rejected, None);
-        keys.0.store_verdict(unknown, KeyVerdict::Unknown, None);
-        assert_eq!(keys.0.cached(&accepted), Some(KeyVerdict::Accepted));
-        assert_eq!(keys.0.cached(&rejected), Some(KeyVerdict::Rejected));
-        assert_eq!(keys.0.cached(&unknown), None);
+        keys.store_verdict(accepted, KeyVerdict::Accepted, None);
+        keys.store_verdict(rejected, KeyVerdict::Rejected, None);
+        keys.store_verdict(unknown, KeyVerdict::Unknown, None);
+        assert_eq!(keys.cached(&accepted), Some(KeyVerdict::Accepted));
+        assert_eq!(keys.cached(&rejected), Some(KeyVerdict::Rejected));
+        assert_eq!(keys.cached(&unknown), None);
         clock.advance(Duration::from_secs(10));
-        assert_eq!(keys.0.cached(&rejected), None);
-        assert_eq!(keys.0.cached(&accepted), Some(KeyVerdict::Accepted));
+        assert_eq!(keys.cached(&rejected), None);
+        assert_eq!(keys.cached(&accepted), Some(KeyVerdict::Accepted));
         clock.advance(Duration::from_secs(290));
-        assert_eq!(keys.0.cached(&accepted), None);
+        assert_eq!(keys.cached(&accepted), None);
         keys.sweep();
-        assert!(keys.0.accepted.contains_key(&accepted) && keys.0.rejected.is_empty());
-        keys.0.store_verdict(accepted, KeyVerdict::Unknown, None);
-        assert!(keys.0.accepted.contains_key(&accepted), "an inconclusive response changes nothing");
-        keys.0.store_verdict(accepted, KeyVerdict::Rejected, None);
-        assert!(!keys.0.accepted.contains_key(&accepted));
-        keys.0.store_verdict(accepted, KeyVerdict::Accepted, None);
-        assert_eq!(keys.0.cached(&accepted), Some(KeyVerdict::Accepted));
-        clock.advance(ttls.accept + KNOWN_KEY_PERIOD);
+        assert!(keys.accepted.contains_key(&accepted) && keys.rejected.is_empty());
+        keys.store_verdict(accepted, KeyVerdict::Unknown, None);
+        assert!(keys.accepted.contains_key(&accepted), "an inconclusive response changes nothing");
+        keys.store_verdict(accepted, KeyVerdict::Rejected, None);
+        assert!(!keys.accepted.contains_key(&accepted));
+        keys.store_verdict(accepted, KeyVerdict::Accepted, None);
+        assert_eq!(keys.cached(&accepted), Some(KeyVerdict::Accepted));
+        clock.advance(keys.accept_ttl + KNOWN_KEY_PERIOD);
         keys.sweep();
-        assert!(keys.0.accepted.is_empty());
+        assert!(keys.accepted.is_empty());
     }
 }

@@ -160,15 +160,7 @@ impl Identity {
 
     /// Returns whether the credential is a token of this gateway. The backend does not know such tokens.
     pub fn is_gateway_token(&self) -> bool {
-        self.token_id().is_some()
-    }
-
-    fn token_id(&self) -> Option<TokenId> {
-        match self.source {
-            IdentitySource::Token(id) => Some(id),
-            IdentitySource::Key | IdentitySource::ForeignKey | IdentitySource::Unauthenticated => None,
-            IdentitySource::Jwt | IdentitySource::ExchangedJwt(_) => None,
-        }
+        matches!(self.source, IdentitySource::Token(_))
     }
 
     /// Returns whether the route requires no credential: the caller has proven nothing.
@@ -206,5 +198,14 @@ impl Identity {
     pub fn renewable_key(&self) -> Option<(TokenId, &HeaderValue)> {
         let (IdentitySource::Token(id) | IdentitySource::ExchangedJwt(id)) = self.source else { return None };
         Some((id, self.upstream_key()?))
+    }
+}
+
+#[cfg(test)]
+impl Identity {
+    /// The identity of a key of this user, for the tests of rules.
+    pub fn of_user(user: Option<&str>) -> Identity {
+        let user = user.map(|user| UserName::parse(user.as_bytes()).expect("valid"));
+        Identity::from_key(user, None, TokenId::from_token(b"key").fingerprint())
     }
 }

@@ -59,12 +59,6 @@ mod tests {
     use super::*;
     use crate::base::glob::Glob;
     use crate::config::rules::ImpersonationRule;
-    use crate::store::TokenId;
-
-    fn identity(user: Option<&str>) -> Identity {
-        let user = user.map(|user| UserName::parse(user.as_bytes()).expect("valid"));
-        Identity::from_key(user, None, TokenId::from_token(b"key").fingerprint())
-    }
 
     #[test]
     fn an_impersonation_needs_a_rule_or_the_backends_decision() {
@@ -92,7 +86,7 @@ mod tests {
             (None, "bob", false, true, None),
             (Some("root"), "a:b", false, true, None),
         ] {
-            let permitted = impersonation(backend_decides).permit(identity(user), named.as_bytes(), own_key);
+            let permitted = impersonation(backend_decides).permit(Identity::of_user(user), named.as_bytes(), own_key);
             let case = format!("{user:?} {named:?} {own_key} {backend_decides}");
             assert_eq!(permitted.as_ref().ok().map(|(_, why)| *why), expected, "{case}");
             if let Ok((identity, Permission::Rule(_))) = permitted {

@@ -1,8 +1,6 @@
 //! Asks the backend for the user of a foreign key, by a statement of the operator. Does not decide whether the key is
 //! valid.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value};
 use tracing::warn;
 
@@ -11,26 +9,16 @@ use crate::auth::system_query::{SystemCredential, SystemQueryError, query};
 use crate::base::user_name::UserName;
 use crate::upstream::UpstreamClient;
 
-/// The statement of `tokens.foreign_user_query`.
-#[derive(Clone, Debug)]
-pub struct UserQuery(Arc<str>);
-
-impl UserQuery {
-    /// The statement that returns the name of a key's user.
-    pub fn new(statement: &str) -> UserQuery {
-        UserQuery(statement.into())
-    }
-
-    /// The user of a key that the backend has accepted; `None` if it is unknown.
-    pub async fn user_of(&self, key: &ApiKey, upstream: &UpstreamClient) -> Option<UserName> {
-        let fingerprint = key.id().fingerprint();
-        let user = match query(&self.0, SystemCredential::Key(key.clone()), upstream).await {
-            Ok(body) => user_in_rows(&body).ok_or_else(|| "the response is not one row with a user name".to_owned()),
-            Err(SystemQueryError::Rejected) => Err("the backend rejects the key".to_owned()),
-            Err(SystemQueryError::Failed(why)) => Err(why),
-        };
-        user.inspect_err(|why| warn!(key = %fingerprint, why, "cannot look up the user of a foreign key")).ok()
-    }
+/// The user of a key that the backend has accepted; `None` if it is unknown. `statement` is that of
+/// `tokens.foreign_user_query`.
+pub async fn user_of_key(statement: &str, key: &ApiKey, upstream: &UpstreamClient) -> Option<UserName> {
+    let fingerprint = key.id().fingerprint();
+    let user = match query(statement, SystemCredential::Key(key.clone()), upstream).await {
+        Ok(body) => user_in_rows(&body).ok_or_else(|| "the response is not one row with a user name".to_owned()),
+        Err(SystemQueryError::Rejected) => Err("the backend rejects the key".to_owned()),
+        Err(SystemQueryError::Failed(why)) => Err(why),
+    };
+    user.inspect_err(|why| warn!(key = %fingerprint, why, "cannot look up the user of a foreign key")).ok()
 }
 
 /// The name in `[{"column": "name"}]`.

@@ -12,7 +12,9 @@ use std::path::Path;
 use http::HeaderValue;
 
 use crate::auth::credential_file::{self, CredentialFileError};
+use crate::auth::upstream_keys::sensitive_header_value;
 use crate::base::identity_hasher::IdentityHasher;
+use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::store::TokenId;
 
@@ -73,11 +75,7 @@ fn parse_entry(entry: &str) -> Result<(TokenId, KnownKey), &'static str> {
         Some(key) if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) => {
             return Err("the upstream key must be printable ASCII without spaces");
         }
-        Some(key) => {
-            let mut value = HeaderValue::from_str(key).expect("printable ASCII was checked");
-            value.set_sensitive(true);
-            Some(Box::new(value))
-        }
+        Some(key) => sensitive_header_value(&Secret::new(key.to_owned())).map(Box::new),
     };
     Ok((id, KnownKey { user, upstream_key }))
 }

@@ -9,11 +9,10 @@ use crate::auth::Auth;
 use crate::auth::authorization::Authorization;
 use crate::auth::bearer::BearerOpener;
 use crate::auth::failure_limiter::{FailureLimiter, PublishFailure};
-use crate::auth::foreign_keys::{ForeignKeys, VerdictTtls};
+use crate::auth::foreign_keys::ForeignKeys;
 use crate::auth::impersonation::Impersonation;
 use crate::auth::jwt::JwtVerifier;
 use crate::auth::key_exchange::KeyExchange;
-use crate::auth::key_user::UserQuery;
 use crate::auth::keys_file::KnownKeys;
 use crate::auth::password_logins::PasswordLogins;
 use crate::auth::token::TokenMint;
@@ -114,13 +113,9 @@ impl Auth {
             None => Arc::new(PasswordLogins::new(tokens.foreign_accept_ttl, clock.clone())),
         };
         let foreign_keys = match unchanged(&FOREIGN_KEY_OPTIONS) {
-            Some(auth) => auth.foreign_keys.clone(),
+            Some(auth) => Arc::clone(&auth.foreign_keys),
             // SECURITY: a different backend, or connection to it, has not accepted any key yet.
-            None => {
-                let ttls = VerdictTtls { accept: tokens.foreign_accept_ttl, reject: tokens.foreign_reject_ttl };
-                let user_query = tokens.foreign_user_query.as_deref().map(UserQuery::new);
-                ForeignKeys::new(ttls, user_query, clock.clone())
-            }
+            None => Arc::new(ForeignKeys::new(tokens, clock.clone())),
         };
         Ok(Auth {
             bearer_opener: BearerOpener::new(&config.salts, config.auth.bearer_max_age, clock.clone()),

@@ -58,7 +58,7 @@ use token::{AuthenticToken, TokenMint};
 use token_acceptance::TokenAcceptance;
 use token_binding::TokenBinder;
 use upstream_keys::{Renewal, UpstreamKeys, sensitive_header_value};
-use verifier::Verifier;
+use verifier::{UsersFile, Verifier};
 
 /// A token is looked up until this time after the expiry that it states, as clocks differ.
 const EXPIRY_TOLERANCE: Duration = Duration::from_secs(60);
@@ -84,7 +84,7 @@ pub struct Auth {
     salt_names: Vec<SaltName>,
     known_keys: KnownKeys,
     foreign_policy: ForeignKeyPolicy,
-    foreign_keys: ForeignKeys,
+    foreign_keys: Arc<ForeignKeys>,
     failure_limiter: Arc<FailureLimiter>,
     token_acceptance: TokenAcceptance,
     /// The limiter of the active snapshot: it receives the failures that other replicas report.
@@ -244,7 +244,7 @@ impl Auth {
         if identity.is_jwt() {
             return Some(self.key_exchange.as_ref()?.renew(id, rejected, upstream).await);
         }
-        let checks = (&self.foreign_keys, upstream);
+        let checks = (&*self.foreign_keys, upstream);
         Some(self.upstream_keys.as_ref()?.renew(&self.store, id, rejected, checks).await)
     }
 
@@ -285,18 +285,18 @@ impl Auth {
     /// Their entries are freed here.
     pub fn reload_files(&self, reload: FileReload) -> EndedLogins {
         self.jwt_verifier.reload_key_files(reload);
-        let users = self.verifier.reload_files(reload);
-        if users.is_empty() { EndedLogins::default() } else { self.end_unbound_tokens() }
+        let has_ended = self.verifier.users_file().is_some_and(|users| !users.reload(reload).is_empty());
+        if has_ended { self.end_unbound_tokens() } else { EndedLogins::default() }
     }
 
     /// Returns whether the verifier's file is invalid, so that its previous content is still active.
     pub fn is_verifier_failing(&self) -> bool {
-        self.verifier.is_failing()
+        self.verifier.users_file().is_some_and(UsersFile::is_failing)
     }
 
     /// Returns whether no user can log in, because the users file has none.
     pub fn has_no_users(&self) -> bool {
-        self.verifier.has_no_users()
+        self.verifier.users_file().is_some_and(UsersFile::is_empty)
     }
 
     /// The JWT issuers and their keys. A reload that does not change them keeps the same instance.

@@ -3,14 +3,15 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::hmac::{Context, HMAC_SHA256, Key};
+use aws_lc_rs::hmac::{HMAC_SHA256, Key};
 use aws_lc_rs::rand;
 use dashmap::DashMap;
 use http::HeaderValue;
 
 use crate::auth::bearer::Credentials;
+use crate::auth::token::login_bytes;
 use crate::base::clock::{Clock, Tick};
-use crate::store::TokenId;
+use crate::store::{TokenId, hmac_tag};
 
 /// Maximum number of cached logins. Beyond it, passwords are verified with each request.
 const MAX_CACHED: usize = 100_000;
@@ -42,12 +43,7 @@ impl PasswordLogins {
 
     /// The key of a login.
     pub fn key(&self, login: &Credentials) -> LoginKey {
-        let mut context = Context::with_key(&self.key);
-        // A user name contains no NUL, so the encoding is unambiguous.
-        for part in [login.user.as_str().as_bytes(), b"\0", login.password.expose().as_bytes()] {
-            context.update(part);
-        }
-        *context.sign().as_ref().first_chunk().expect("SHA-256 has 32 bytes")
+        *hmac_tag(&self.key, &[&login_bytes(login)])
     }
 
     /// The token of a verified login, unless that was too long ago.

@@ -1,4 +1,5 @@
-//! Statements that the gateway itself sends to the backend, with the credential of a client. Knows no users.
+//! Requests that the gateway itself sends to the backend, with the credential of a client: statements, and checks of
+//! keys. Knows no users.
 
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ use crate::http::h1::request::write_request_start;
 use crate::http::h1::response::write_header;
 use crate::http::headers::HeaderName;
 use crate::upstream::{OutgoingMessage, OutgoingRequest, RequestBody, UpstreamClient};
+
+/// A documented, cheap endpoint that every valid key may use.
+pub const CHECK_PATH: &str = "/timbr/api/get_ontologies/";
 
 /// The ontology that exists in every Timbr.
 const STATEMENT_PATH: &str = "/timbr/openapi/ontology/system_db/query";
@@ -49,7 +53,9 @@ pub async fn query(
     upstream: &UpstreamClient,
 ) -> Result<Bytes, SystemQueryError> {
     let failed = |why: &dyn ToString| SystemQueryError::Failed(why.to_string());
-    let request = SystemQuery { statement: Bytes::copy_from_slice(statement.as_bytes()), credential };
+    let body = RequestBody::received(Bytes::copy_from_slice(statement.as_bytes()));
+    let (method, path, content_type) = (Method::POST, STATEMENT_PATH, "application/text");
+    let request = SystemRequest { method, path, content_type, credential, body };
     let query = async {
         let response = upstream.send(request, None, clock::now()).await.map_err(|error| failed(&error))?;
         match response.status {
@@ -63,19 +69,31 @@ pub async fn query(
     timeout(STATEMENT_TIMEOUT, query).await.unwrap_or_else(|_| Err(failed(&"timeout")))
 }
 
-/// `POST /timbr/openapi/ontology/system_db/query`.
-struct SystemQuery {
-    statement: Bytes,
+/// A request of the gateway itself.
+pub struct SystemRequest {
+    method: Method,
+    path: &'static str,
+    content_type: &'static str,
     credential: SystemCredential,
+    body: RequestBody,
 }
 
-impl OutgoingRequest for SystemQuery {
+impl SystemRequest {
+    /// `GET /timbr/api/get_ontologies/` with a key, to check whether the backend accepts it.
+    pub fn check_of(key: ApiKey) -> SystemRequest {
+        let (method, path, content_type) = (Method::GET, CHECK_PATH, "application/json");
+        let credential = SystemCredential::Key(key);
+        SystemRequest { method, path, content_type, credential, body: RequestBody::empty() }
+    }
+}
+
+impl OutgoingRequest for SystemRequest {
     fn into_message(self) -> Box<OutgoingMessage> {
         let mut head = Vec::new();
-        write_request_start(&mut head, &Method::POST, &Uri::from_static(STATEMENT_PATH));
+        write_request_start(&mut head, &self.method, &Uri::from_static(self.path));
         write_header(&mut head, HeaderName::Host, b"");
         let host = head.len();
-        write_header(&mut head, HeaderName::ContentType, b"application/text");
+        write_header(&mut head, HeaderName::ContentType, self.content_type.as_bytes());
         write_header(&mut head, HeaderName::Accept, b"application/json");
         match &self.credential {
             SystemCredential::Key(key) => write_header(&mut head, HeaderName::XApiKey, key.expose()),
@@ -84,7 +102,6 @@ impl OutgoingRequest for SystemQuery {
                 jwt.headers().for_each(|(name, value)| write_header(&mut head, name, value.as_bytes()));
             }
         }
-        let body = RequestBody::received(self.statement);
-        Box::new(OutgoingMessage { method: Method::POST, head, host_offset: Some(host), body })
+        Box::new(OutgoingMessage { method: self.method, head, host_offset: Some(host), body: self.body })
     }
 }

@@ -13,7 +13,7 @@
 
 use std::cell::RefCell;
 
-use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
+use aws_lc_rs::hmac::{HMAC_SHA256, Key};
 use aws_lc_rs::rand;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -22,7 +22,7 @@ use crate::auth::bearer::Credentials;
 use crate::base::groups::Groups;
 use crate::base::hex;
 use crate::base::secret::Secret;
-use crate::store::{KeyNumber, KeyRing, LoginId, Seed, TokenBinding, TokenId};
+use crate::store::{KeyNumber, KeyRing, LoginId, Seed, TokenBinding, TokenId, hmac_tag};
 
 const TOKEN_PREFIX: &str = "tk_";
 const EXPIRY_BYTES: usize = 4;
@@ -63,9 +63,9 @@ impl TokenMint {
     /// SECURITY: a login that was proven differently is a different one: it does not receive a token that ends with
     /// another proof, or has ended with it. The same applies to a login of a user whose groups have changed.
     pub fn login_id(&self, login: &Credentials, binding: &TokenBinding, groups: Option<&Groups>) -> LoginId {
-        let mut tag = hmac(&self.login_key, &[&binding.0, &login_bytes(login)]);
+        let mut tag = hmac_tag(&self.login_key, &[&binding.0, &login_bytes(login)]);
         for name in groups.iter().flat_map(|groups| groups.iter()) {
-            tag = hmac(&self.login_key, &[&*tag, name.as_bytes()]);
+            tag = hmac_tag(&self.login_key, &[&*tag, name.as_bytes()]);
         }
         LoginId(tag[..16].try_into().expect("a tag has 32 bytes"))
     }
@@ -81,9 +81,9 @@ impl TokenMint {
 
     /// The token of a login and a seed.
     pub fn token(&self, login: &Credentials, seed: &Seed) -> Secret {
-        let tag = hmac(&self.body_key, &[seed, &login_bytes(login)]);
+        let tag = hmac_tag(&self.body_key, &[seed, &login_bytes(login)]);
         let body = Zeroizing::new([&seed[..EXPIRY_BYTES], &tag[..BODY_BYTES - EXPIRY_BYTES]].concat());
-        let check = hmac(&self.checksum_keys[0], &[&body]);
+        let check = hmac_tag(&self.checksum_keys[0], &[&body]);
         let digits = |bytes| Zeroizing::new(hex::encode(bytes));
         Secret::new([TOKEN_PREFIX, &*digits(&body), &*digits(&check[..CHECKSUM_BYTES])].concat())
     }
@@ -91,7 +91,7 @@ impl TokenMint {
     /// Recognises a token; `None` if no key has made it. Does not check whether the token is still valid.
     pub fn recognize(&self, token: &[u8]) -> Option<AuthenticToken> {
         let (body, check) = parse_token(token)?;
-        let fits = |key: &Key| hmac(key, &[&body])[..CHECKSUM_BYTES].ct_eq(&check);
+        let fits = |key: &Key| hmac_tag(key, &[&body])[..CHECKSUM_BYTES].ct_eq(&check);
         // SECURITY: tries all keys, so that the duration does not reveal which one matched.
         let numbered = self.checksum_keys.iter().zip(0..);
         let maker = numbered.fold(None, |maker, (key, number)| if fits(key).into() { Some(number) } else { maker });
@@ -135,13 +135,8 @@ impl LoginTokens<'_> {
     }
 }
 
-fn hmac(key: &Key, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
-    let tag = sign(key, &Zeroizing::new(parts.concat()));
-    Zeroizing::new(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
-}
-
 /// A user name contains no NUL, so the encoding is unambiguous.
-fn login_bytes(login: &Credentials) -> Zeroizing<Vec<u8>> {
+pub(super) fn login_bytes(login: &Credentials) -> Zeroizing<Vec<u8>> {
     Zeroizing::new([login.user.as_str().as_bytes(), b"\0", login.password.expose().as_bytes()].concat())
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::hmac::{Context, HMAC_SHA256, Key};
 
-use crate::auth::verifier::Verifier;
+use crate::auth::verifier::{UsersFile, Verifier};
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::config::ldap::{LdapGroups, LdapLookup};
@@ -76,7 +76,7 @@ impl TokenBinder {
     /// True if the verifier still vouches for the token. Cheap while the verifier has not changed since the last call
     /// for this token.
     pub fn is_bound(&self, record: &TokenRecord, verifier: &Verifier) -> bool {
-        let generation = self.generation.max(verifier.generation());
+        let generation = self.generation.max(verifier.users_file().map_or(0, UsersFile::generation));
         record.is_confirmed_by(generation) || {
             let is_bound = self.compare(record, verifier);
             if is_bound {

@@ -74,7 +74,8 @@ fn derive(keys: &[StoreKey], purpose: &str) -> impl Iterator<Item = Zeroizing<[u
     keys.iter().map(move |key| hmac_tag(&hmac::Key::new(HMAC_SHA256, key.bytes()), &[purpose.as_bytes()]))
 }
 
-fn hmac_tag(key: &hmac::Key, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+/// The keyed hash of the parts, one after the other. The caller sees to it that they are unambiguous.
+pub fn hmac_tag(key: &hmac::Key, parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let tag = hmac::sign(key, &Zeroizing::new(parts.concat()));
     Zeroizing::new(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
 }

@@ -43,7 +43,7 @@ use time::StoreClock;
 pub use deny_list::DeniedSubject;
 pub use driver::RunningDriver;
 pub use ended_tokens::TokenEnd;
-pub use keys::{KeyNumber, KeyRing, PRIMARY_KEY};
+pub use keys::{KeyNumber, KeyRing, PRIMARY_KEY, hmac_tag};
 pub use listing::{TokenFilter, TokenListing, TokenSummary};
 pub use memory::MemoryStore;
 pub use record::{NewToken, TokenBinding, TokenRecord};

@@ -5,8 +5,8 @@
 //! [`UpstreamClient`] with its own connection pools, which never leave the thread; it reports the results of its
 //! requests to [`Backends`].
 //!
-//! SECURITY: the client sends only [`OutgoingRequest`] values. Three types implement the trait: the screened and
-//! authenticated request from `gateway::rewrite`, and the checks of foreign keys in `auth`. So a request that skipped
+//! SECURITY: the client sends only [`OutgoingRequest`] values. Two types implement the trait: the screened and
+//! authenticated request from `gateway::rewrite`, and those of the gateway itself in `auth::system_query`. So a request that skipped
 //! authentication cannot be sent by mistake. This module knows nothing about routes, identities or rejections.
 
 mod abandoned;

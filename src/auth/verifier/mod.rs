@@ -16,7 +16,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tracing::warn;
 
-use crate::auth::FileReload;
 use crate::auth::bearer::Credentials;
 use crate::auth::failure_limiter::{Attempt, Charge, TooManyFailures};
 use crate::auth::token_binding::Evidence;
@@ -135,32 +134,11 @@ impl Verifier {
         }
     }
 
-    /// Reloads the users file. Returns the users whose logins are no longer valid. Blocks on the file system.
-    pub fn reload_files(&self, reload: FileReload) -> Vec<String> {
+    /// The users file, if it is the verifier.
+    pub fn users_file(&self) -> Option<&UsersFile> {
         match self {
-            Verifier::SaltHolder | Verifier::Remote(..) => Vec::new(),
-            Verifier::UsersFile(users) => users.reload(reload),
-        }
-    }
-
-    /// The number of the last change of the users file that may have ended logins; 0 for other verifiers.
-    pub fn generation(&self) -> u64 {
-        match self {
-            Verifier::SaltHolder | Verifier::Remote(..) => 0,
-            Verifier::UsersFile(users) => users.generation(),
-        }
-    }
-
-    /// Returns whether there is a users file and it has no users.
-    pub fn has_no_users(&self) -> bool {
-        matches!(self, Verifier::UsersFile(users) if users.is_empty())
-    }
-
-    /// Returns whether the users file is invalid, so that its previous content is still active.
-    pub fn is_failing(&self) -> bool {
-        match self {
-            Verifier::SaltHolder | Verifier::Remote(..) => false,
-            Verifier::UsersFile(users) => users.is_failing(),
+            Verifier::UsersFile(users) => Some(users),
+            Verifier::SaltHolder | Verifier::Remote(..) => None,
         }
     }
 }
