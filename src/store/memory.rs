@@ -426,11 +426,18 @@ mod tests {
         TokenId::from_token(seed)
     }
 
-    fn insert(store: &MemoryStore, login: u8, seed: u8) -> Seed {
-        let user = UserName::parse(format!("user-{login}").as_bytes()).expect("valid");
+    fn token(user: &str, login: u8) -> NewToken {
+        let user = UserName::parse(user.as_bytes()).expect("valid");
         let binding = TokenBinding([0; 8]);
-        let token = NewToken { login: LoginId([login; 16]), user, groups: None, upstream_key: None, binding, key: 0 };
-        let record = |now, expires| TokenRecord::new(token, [seed; 20], Timestamp(0), now, expires);
+        NewToken { login: LoginId([login; 16]), user, groups: None, upstream_key: None, binding, key: 0 }
+    }
+
+    fn insert(store: &MemoryStore, login: u8, seed: u8) -> Seed {
+        insert_for(store, &format!("user-{login}"), login, seed)
+    }
+
+    fn insert_for(store: &MemoryStore, user: &str, login: u8, seed: u8) -> Seed {
+        let record = |now, expires| TokenRecord::new(token(user, login), [seed; 20], Timestamp(0), now, expires);
         store.insert([seed; 20], LoginId([login; 16]), record, id_of)
     }
 
@@ -446,19 +453,7 @@ mod tests {
     fn a_user_with_too_many_tokens_loses_its_oldest() {
         let (store, clock) = store(None, 10);
         store.set_limits(TokenLimits { max_per_user: 2, ..store.limits() });
-        let of = |user: &str, seed: u8| {
-            let user = UserName::parse(user.as_bytes()).expect("valid");
-            let token = NewToken {
-                login: LoginId([seed; 16]),
-                user,
-                groups: None,
-                upstream_key: None,
-                binding: TokenBinding([0; 8]),
-                key: 0,
-            };
-            let record = |now, expires| TokenRecord::new(token, [seed; 20], Timestamp(0), now, expires);
-            store.insert([seed; 20], LoginId([seed; 16]), record, id_of);
-        };
+        let of = |user, seed| insert_for(&store, user, seed, seed);
         of("alice", 1);
         for seed in 2..9 {
             of("mallory", seed);
@@ -472,12 +467,8 @@ mod tests {
         clock.advance(HOUR);
         store.sweep();
         of("mallory", 10);
-        assert_eq!(
-            store.eviction_queue.lock().by_user
-                [&store.user_hasher.hash_one(UserName::parse(b"mallory").expect("valid"))]
-                .len(),
-            1
-        );
+        let mallory = store.user_hasher.hash_one(token("mallory", 0).user);
+        assert_eq!(store.eviction_queue.lock().by_user[&mallory].len(), 1);
     }
 
     #[test]
@@ -613,17 +604,8 @@ mod tests {
     fn a_fetched_token_does_not_replace_the_one_that_its_login_receives() {
         let (store, clock) = store(None, 10);
         let fetch = |seed: u8, login: u8| {
-            let user = UserName::parse(b"alice").expect("valid");
-            let token = NewToken {
-                login: LoginId([login; 16]),
-                user,
-                groups: None,
-                upstream_key: None,
-                binding: TokenBinding([0; 8]),
-                key: 0,
-            };
             let now = clock.now();
-            let record = TokenRecord::new(token, [seed; 20], Timestamp(0), now, now.after(HOUR));
+            let record = TokenRecord::new(token("alice", login), [seed; 20], Timestamp(0), now, now.after(HOUR));
             store.insert_fetched(id_of(&[seed; 20]), record)
         };
         insert(&store, 1, 1);
@@ -673,14 +655,8 @@ mod tests {
     fn concurrent_mints_for_one_login_agree() {
         let (store, _) = store(None, 1000);
         let seeds: Vec<Seed> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8)
-                .map(|n| {
-                    scope.spawn({
-                        let store = &store;
-                        move || insert(store, 1, n)
-                    })
-                })
-                .collect();
+            let store = &store;
+            let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || insert(store, 1, n))).collect();
             threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
         });
         assert!(seeds.iter().all(|seed| *seed == seeds[0]), "{seeds:?}");

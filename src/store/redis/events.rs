@@ -11,13 +11,14 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
-use redis::{Cmd, Value, cmd};
+use redis::{Cmd, Value};
 use tracing::warn;
 
 use crate::store::keys::{KeyNumber, PRIMARY_KEY};
 use crate::store::redis::connection::RedisConnection;
-use crate::store::redis::{RedisSession, StoreError, StoreResult, parse};
+use crate::store::redis::{RedisSession, StoreError, StoreResult, parse, redis_command};
 use crate::store::revocation::Revocation;
+use crate::store::time::millis;
 use crate::store::{CredentialFailure, Timestamp, TokenId};
 
 /// Appends `ARGV[1]`, for at least `ARGV[2]` milliseconds.
@@ -136,15 +137,9 @@ impl EventFeed {
     }
 
     fn read_command(&self, script_hash: &str, key: &str, offset: usize) -> Cmd {
-        let mut command = cmd("EVALSHA");
-        command.arg((script_hash, 1, key, self.read_until));
-        command.arg((millis(self.retention), millis(self.overlap), offset, PAGE));
-        command
+        let (retention, overlap) = (millis(self.retention), millis(self.overlap));
+        redis_command("EVALSHA", (script_hash, 1, key, self.read_until, retention, overlap, offset, PAGE))
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    crate::store::time::millis(duration)
 }
 
 /// A response of the script [`READ`].
@@ -302,9 +297,7 @@ impl RedisSession {
         let feed = &self.feeds.borrow()[feed];
         let key = self.redis_key(feed.name, "");
         let sealed = self.context.keys.seal(PRIMARY_KEY, key.as_bytes(), plaintext);
-        let mut command = cmd("EVALSHA");
-        command.arg((self.write_event.get_hash(), 1, key, sealed, millis(feed.retention)));
-        command
+        redis_command("EVALSHA", (self.write_event.get_hash(), 1, key, sealed, millis(feed.retention)))
     }
 
     /// Publishes an event. If that fails, it is published with the next poll that succeeds.

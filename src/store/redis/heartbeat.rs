@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::base::hex;
 use crate::store::redis::connection::{RedisConnection, connect};
 use crate::store::redis::events::NewEvents;
-use crate::store::redis::{RedisSession, StoreError, StoreResult, is_connection_error, parse};
+use crate::store::redis::{RedisSession, StoreError, StoreResult, is_connection_error, parse, redis_command};
 
 /// Revocations by other replicas take effect within this time and one round trip.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(250);
@@ -141,8 +141,7 @@ impl RedisSession {
             None => {
                 let mut random = [0; 16];
                 rand::fill(&mut random).expect("the system's random source works");
-                let mut set = cmd("SET");
-                set.arg((key, hex::encode(&random), "NX"));
+                let set = redis_command("SET", (key, hex::encode(&random), "NX"));
                 // A full server keeps none; then it is not known whether it has lost data.
                 match self.with_timeout(set.query_async::<Value>(connection)).await {
                     Err(StoreError::Redis(error)) if !is_connection_error(&error) => return Ok(()),

@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 
 use redis::aio::ConnectionLike;
 use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
-use redis::{Cmd, RedisResult, Value, cmd, from_redis_value};
+use redis::{Cmd, RedisResult, Value, from_redis_value};
 
 use crate::store::redis::connection::RedisConnection;
-use crate::store::redis::{RedisSession, StoreResult, parse};
+use crate::store::redis::{RedisSession, StoreResult, parse, redis_command};
 use crate::store::wire::StoredToken;
 use crate::store::{Timestamp, TokenFilter, TokenListing, TokenSummary};
 
@@ -61,11 +61,12 @@ impl RedisSession {
         for target in scan_targets(&mut connection).await? {
             let mut cursor = "0".to_owned();
             loop {
-                let mut scan = cmd("SCAN");
-                scan.arg((&cursor, "MATCH", self.redis_key("t:", "*"), "COUNT", PAGE));
+                let pattern = self.redis_key("t:", "*");
+                let scan = redis_command("SCAN", (&cursor, "MATCH", pattern, "COUNT", PAGE));
                 let (next, keys): (String, Vec<String>) = parse(send_to(&mut connection, scan, &target).await?)?;
                 if !keys.is_empty() {
-                    let values: Vec<Option<Vec<u8>>> = cmd("MGET").arg(&keys).query_async(&mut connection).await?;
+                    let values = redis_command("MGET", &keys);
+                    let values: Vec<Option<Vec<u8>>> = values.query_async(&mut connection).await?;
                     for (key, value) in keys.iter().zip(values) {
                         // The value is gone if the token has just expired, and cannot be opened if the token was
                         // revoked, or a different key made it.
@@ -88,8 +89,7 @@ impl RedisSession {
 
 async fn scan_targets(connection: &mut RedisConnection) -> StoreResult<Vec<ScanTarget>> {
     let RedisConnection::Cluster(cluster) = connection else { return Ok(vec![ScanTarget::Server]) };
-    let mut slots = cmd("CLUSTER");
-    slots.arg("SLOTS");
+    let slots = redis_command("CLUSTER", "SLOTS");
     let any_primary = RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary);
     let slots: Vec<Vec<Value>> = parse(cluster.route_command(slots, any_primary).await?)?;
     let mut nodes: Vec<(String, u16)> = Vec::new();

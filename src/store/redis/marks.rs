@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, cmd};
+use redis::Cmd;
 use zeroize::Zeroizing;
 
 use crate::store::Timestamp;
 use crate::store::keys::PRIMARY_KEY;
 use crate::store::redis::connection::RedisConnection;
-use crate::store::redis::{RedisSession, StoreResult};
+use crate::store::redis::{RedisSession, StoreResult, redis_command};
 use crate::store::revocation::{Revocation, Revocations};
 use crate::store::time::millis;
 
@@ -73,10 +73,8 @@ impl RedisSession {
         let until = at.after(self.mark_retention());
         let mark = Mark { revocation: revocation.clone(), at, until };
         let sealed = self.context.keys.seal(PRIMARY_KEY, &mark_context(&key, &field), &mark.encode());
-        let (mut set, mut expire) = (cmd("HSET"), cmd("PEXPIRE"));
-        set.arg((&key, field, sealed));
-        expire.arg((key, millis(self.mark_retention())));
-        [set, expire]
+        let expire = redis_command("PEXPIRE", (&key, millis(self.mark_retention())));
+        [redis_command("HSET", (key, field, sealed)), expire]
     }
 
     /// Reads and applies all marks. Those that the store lacks are written with the next write: a failover may have lost
@@ -86,8 +84,7 @@ impl RedisSession {
         let (mut in_store, mut outdated) = (Revocations::default(), Vec::new());
         let mut cursor = "0".to_owned();
         loop {
-            let mut scan = cmd("HSCAN");
-            scan.arg((&key, &cursor, "COUNT", PAGE));
+            let scan = redis_command("HSCAN", (&key, &cursor, "COUNT", PAGE));
             let (next, fields): (String, Vec<(String, Vec<u8>)>) =
                 self.with_timeout(scan.query_async(connection)).await?;
             for (field, sealed) in fields {
@@ -109,8 +106,7 @@ impl RedisSession {
             cursor = next;
         }
         for fields in outdated.chunks(PAGE) {
-            let mut remove = cmd("HDEL");
-            remove.arg(&key).arg(fields);
+            let remove = redis_command("HDEL", (&key, fields));
             let _: u64 = self.with_timeout(remove.query_async(connection)).await?;
         }
         *self.marks_in_store.borrow_mut() = in_store;

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
-use redis::{Cmd, FromRedisValue, RedisError, Script, ServerErrorKind, Value, from_redis_value};
+use redis::{Cmd, FromRedisValue, RedisError, Script, ServerErrorKind, ToRedisArgs, Value, from_redis_value};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
@@ -352,6 +352,12 @@ impl RedisSession {
             );
         }
     }
+}
+
+fn redis_command(name: &str, arguments: impl ToRedisArgs) -> Cmd {
+    let mut command = redis::cmd(name);
+    command.arg(arguments);
+    command
 }
 
 fn parse<T: FromRedisValue>(value: Value) -> StoreResult<T> {

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Cmd, ExistenceCheck, SetExpiry, SetOptions, Value, cmd};
+use redis::{Cmd, ExistenceCheck, SetExpiry, SetOptions, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::info;
@@ -17,7 +17,7 @@ use tracing::info;
 use crate::store::TokenId;
 use crate::store::keys::{KeyNumber, PRIMARY_KEY};
 use crate::store::redis::events::StoreEvent;
-use crate::store::redis::{RedisSession, StoreResult};
+use crate::store::redis::{RedisSession, StoreResult, redis_command};
 use crate::store::time::millis;
 use crate::store::wire::StoredToken;
 
@@ -133,11 +133,7 @@ impl RedisSession {
     /// Restores those of these tokens that the store lacks, in three round trips. Returns their number.
     async fn restore_page(&self, page: &[(TokenId, KeyNumber)]) -> StoreResult<usize> {
         let mut connection = self.connection()?;
-        let exists = page.iter().map(|(id, key)| {
-            let mut command = cmd("EXISTS");
-            command.arg(self.token_key(*key, id));
-            command
-        });
+        let exists = page.iter().map(|(id, key)| redis_command("EXISTS", self.token_key(*key, id)));
         let exists: Vec<bool> = connection.query_all(exists).await?;
         let missing: Vec<_> = page.iter().zip(exists).filter(|(_, exists)| !exists).map(|(token, _)| *token).collect();
         let writes: Vec<_> = missing.iter().filter_map(|(id, key)| self.restore_command(*id, *key)).collect();
@@ -171,9 +167,7 @@ impl RedisSession {
                 (self.tombstone(key, &redis_key), SetOptions::default().with_expiration(SetExpiry::PX(left)))
             }
         };
-        let mut command = cmd("SET");
-        command.arg(redis_key).arg(value).arg(options.conditional_set(ExistenceCheck::NX));
-        Some(command)
+        Some(redis_command("SET", (redis_key, value, options.conditional_set(ExistenceCheck::NX))))
     }
 
     /// Gives its login the token again, unless the login has one.

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use redis::{ExistenceCheck, SetExpiry, SetOptions, Value, cmd};
+use redis::{ExistenceCheck, SetExpiry, SetOptions, Value};
 
 use crate::store::keys::KeyNumber;
 use crate::store::redis::events::StoreEvent;
-use crate::store::redis::{RedisSession, StoreResult};
+use crate::store::redis::{RedisSession, StoreResult, redis_command};
 use crate::store::revocation::Revocation;
 use crate::store::wire::StoredToken;
 use crate::store::{Timestamp, TokenId};
@@ -105,17 +105,11 @@ impl RedisSession {
                 let redis_key = self.token_key(*key, id);
                 let options =
                     SetOptions::default().with_expiration(SetExpiry::KEEPTTL).conditional_set(ExistenceCheck::XX);
-                let mut command = cmd("SET");
-                command.arg(&redis_key).arg(self.tombstone(*key, &redis_key)).arg(options);
-                command
+                redis_command("SET", (&redis_key, self.tombstone(*key, &redis_key), options))
             });
             if connection.query_all::<Value>(tombstones).await.is_err() {
                 // A full server stores nothing, but removes.
-                let removals = page.iter().map(|(id, key)| {
-                    let mut command = cmd("DEL");
-                    command.arg(self.token_key(*key, id));
-                    command
-                });
+                let removals = page.iter().map(|(id, key)| redis_command("DEL", self.token_key(*key, id)));
                 let _: Vec<u64> = connection.query_all(removals).await?;
             }
         }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, ExistenceCheck, SetExpiry, SetOptions, cmd};
+use redis::{Cmd, ExistenceCheck, SetExpiry, SetOptions};
 use tracing::error;
 
 use crate::base::secret::Secret;
 use crate::store::keys::{KeyNumber, PRIMARY_KEY};
 use crate::store::redis::events::StoreEvent;
 use crate::store::redis::usage::MAX_TOKEN_WRITE_INTERVAL;
-use crate::store::redis::{RedisSession, StoreError, StoreResult};
+use crate::store::redis::{RedisSession, StoreError, StoreResult, redis_command};
 use crate::store::time::millis;
 use crate::store::wire::{StoredLogin, StoredToken};
 use crate::store::{FetchedToken, NewToken, Seed, Timestamp, TokenEnd, TokenId};
@@ -90,7 +90,7 @@ impl RedisSession {
             return Ok(seed);
         }
         // A different replica was faster. No client has received the new token.
-        let _: u64 = self.query(cmd("DEL").arg(self.token_key(stored.token.key, &id))).await?;
+        let _: u64 = self.query(&redis_command("DEL", self.token_key(stored.token.key, &id))).await?;
         self.reuse_token(&current, &stored.token).await?.ok_or(StoreError::Unreadable)
     }
 
@@ -153,7 +153,7 @@ impl RedisSession {
     /// minted before an idle lifetime was configured is subject to it; the store may know its last use late.
     async fn read_token(&self, id: &TokenId, key: KeyNumber) -> StoreResult<FoundToken> {
         let redis_key = self.token_key(key, id);
-        let value: Option<Vec<u8>> = self.query(cmd("GET").arg(&redis_key)).await?;
+        let value: Option<Vec<u8>> = self.query(&redis_command("GET", &redis_key)).await?;
         let Some(value) = value else { return Ok(FoundToken::Missing) };
         let Some(mut stored) = self.unseal_token(&redis_key, &value) else {
             let sealed = value.get(LAST_USED_LENGTH..).unwrap_or_default();
@@ -192,7 +192,7 @@ impl RedisSession {
 
     async fn read_login(&self, token: &NewToken) -> StoreResult<FoundLogin> {
         let key = self.login_key(token);
-        let bytes: Option<Vec<u8>> = self.query(cmd("GET").arg(&key)).await?;
+        let bytes: Option<Vec<u8>> = self.query(&redis_command("GET", &key)).await?;
         Ok(self.unseal_login(&key, bytes.unwrap_or_default()))
     }
 
@@ -211,9 +211,7 @@ impl RedisSession {
     pub(super) fn claim_command(&self, stored: &StoredToken) -> Cmd {
         let key = self.login_key(&stored.token);
         let sealed = stored.login().seal(&self.context.keys, key.as_bytes());
-        let mut command = cmd("EVALSHA");
-        command.arg((self.claim.get_hash(), 1, key, "", sealed, millis(self.ttl())));
-        command
+        redis_command("EVALSHA", (self.claim.get_hash(), 1, key, "", sealed, millis(self.ttl())))
     }
 
     /// A value that no key opens counts as no login, so it is replaced.
@@ -225,7 +223,7 @@ impl RedisSession {
     async fn write_token(&self, stored: &StoredToken, options: SetOptions) -> StoreResult<bool> {
         let key = self.token_key(stored.token.key, &stored.id);
         let value = self.seal_token(stored, &key);
-        let written: Option<String> = self.query(cmd("SET").arg(&key).arg(value).arg(options)).await?;
+        let written: Option<String> = self.query(&redis_command("SET", (&key, value, options))).await?;
         Ok(written.is_some())
     }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::base::clock::Tick;
 use crate::store::keys::{KeyNumber, RecordName};
 use crate::store::redis::connection::RedisConnection;
-use crate::store::redis::{RedisSession, StoreResult};
+use crate::store::redis::{RedisSession, StoreResult, redis_command};
 use crate::store::salt_usage::USAGE_WINDOW;
 use crate::store::{SaltName, SaltUsage, Timestamp, TokenId};
 
@@ -133,10 +133,9 @@ impl RedisSession {
             let unused = store_clock.now().millis_since(when);
             self.expiry_millis(expires).saturating_sub(unused).max(1).to_string()
         });
-        let mut command = cmd("EVALSHA");
-        command.arg(self.touch.get_hash()).arg(1).arg(self.token_key(token_use.key, &token_use.id));
-        command.arg(&when.0.to_be_bytes()[..]).arg(expiry.unwrap_or_default());
-        command
+        let key = self.token_key(token_use.key, &token_use.id);
+        let last_used = when.0.to_be_bytes();
+        redis_command("EVALSHA", (self.touch.get_hash(), 1, key, &last_used[..], expiry.unwrap_or_default()))
     }
 
     async fn write_salt_uses(&self) -> StoreResult<()> {
@@ -147,11 +146,8 @@ impl RedisSession {
         }
         let mut by_salt: HashMap<SaltName, Cmd> = HashMap::new();
         for ((salt, user), when) in &uses {
-            let command = by_salt.entry(*salt).or_insert_with(|| {
-                let mut command = cmd("ZADD");
-                command.arg(self.redis_key("salt:", salt)).arg("GT");
-                command
-            });
+            let command =
+                by_salt.entry(*salt).or_insert_with(|| redis_command("ZADD", (self.redis_key("salt:", salt), "GT")));
             command.arg(when.0).arg(user.to_string());
         }
         for command in by_salt.into_values() {
@@ -179,8 +175,7 @@ impl RedisSession {
         let mut all = Vec::new();
         for name in salts {
             let key = self.redis_key("salt:", name);
-            let mut remove_old = cmd("ZREMRANGEBYSCORE");
-            remove_old.arg((&key, "-inf", format!("({since}")));
+            let remove_old = redis_command("ZREMRANGEBYSCORE", (&key, "-inf", format!("({since}")));
             let _: u64 = remove_old.query_async(&mut connection).await?;
             let users: u64 = cmd("ZCARD").arg(&key).query_async(&mut connection).await?;
             let last: Vec<(String, f64)> =
