@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{self, Digest, SHA256, digest};
 use zeroize::Zeroizing;
 
+use crate::config::file::Node;
 use crate::config::options::{self, AUDIT, AUTH, GLOBAL, LISTEN, LOG, Shape};
-use crate::config::{Config, ListenOptions, Settings, StoreKeyOptions, jwt, upstream};
+use crate::config::{Config, ListenOptions, Settings, StoreKeyOptions};
 
 /// Bytes of a file that are read at a time.
 const HASH_BUFFER_SIZE: usize = 64 * 1024;
@@ -173,11 +174,20 @@ fn named_files(settings: &Settings) -> impl Iterator<Item = (&'static str, PathB
     let text = |key: &str| settings.values.get(key).map(|setting| setting.text.expose());
     let options = options::all().filter(move |option| option.shape == Shape::Path && !is_watched_elsewhere(option.key));
     let files = options.filter_map(move |option| Some((option.key, PathBuf::from(text(option.key)?))));
-    let of_issuers = text(AUTH.jwt_issuers.key).map(jwt::secret_files).unwrap_or_default();
-    let of_upstreams = text(GLOBAL.upstreams.key).map(upstream::entry_files).unwrap_or_default();
-    files
-        .chain(of_issuers.into_iter().map(|path| (AUTH.jwt_issuers.key, path)))
-        .chain(of_upstreams.into_iter().map(|path| (GLOBAL.upstreams.key, path)))
+    let of_entries = [AUTH.jwt_issuers.key, GLOBAL.upstreams.key].into_iter().flat_map(move |key| {
+        let paths = text(key).map(entry_files).unwrap_or_default();
+        paths.into_iter().map(move |path| (key, path))
+    });
+    files.chain(of_entries)
+}
+
+/// The files that the entries of a list name. Key sets are watched separately. The reader of the option reports
+/// problems.
+fn entry_files(text: &str) -> Vec<PathBuf> {
+    let Ok(Node::List(entries)) = Node::parse(text) else { return Vec::new() };
+    let keys = entries.into_iter().flat_map(|entry| if let Node::Map(keys) = entry { keys } else { Vec::new() });
+    let files = keys.filter(|(key, _)| key.ends_with("_file") && key != "jwks_file");
+    files.filter_map(|(_, node)| if let Node::Text(path) = node { Some(PathBuf::from(path)) } else { None }).collect()
 }
 
 #[cfg(test)]

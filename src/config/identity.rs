@@ -1,14 +1,43 @@
 //! Reads `auth`, `platform` and `upstream.credential`: how callers are authenticated, and what the backend receives.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use http::HeaderValue;
 
 use crate::config::choices::{AuthorizationMode, CredentialKind, VerifierKind};
 use crate::config::options::{AUTH, AUTHORIZATION, IMPERSONATION, LDAP, LIMIT_RULES, PLATFORM, TOKENS, UPSTREAM};
 use crate::config::reader::{Reader, complete};
 use crate::config::{
-    AuthOptions, CredentialMode, ForeignKeyPolicy, LimitRule, PlatformOptions, ShowTokenPolicy, UpstreamOptions,
-    VerifierOptions,
+    CredentialMode, ForeignKeyPolicy, JwtOptions, LdapOptions, LimitRule, PlatformOptions, ShowTokenPolicy,
+    UpstreamOptions,
 };
+
+/// Verification of credentials.
+#[derive(Clone, Debug)]
+pub struct AuthOptions {
+    /// How passwords are verified.
+    pub verifier: VerifierOptions,
+    /// Maximum age of a bearer.
+    pub bearer_max_age: Option<Duration>,
+    /// JSON Web Tokens of identity providers.
+    pub jwt: JwtOptions,
+}
+
+/// How passwords are verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VerifierOptions {
+    /// Not at all: a client that holds the salt may name any user.
+    SaltHolder,
+    /// By a file of names and password hashes.
+    UsersFile(PathBuf),
+    /// By the platform's login form.
+    Platform,
+    /// By the backend's own `get_token`.
+    Delegate,
+    /// By an LDAP directory.
+    Ldap(Box<LdapOptions>),
+}
 
 impl Reader<'_> {
     pub(super) fn credential(&mut self) -> Option<CredentialMode> {

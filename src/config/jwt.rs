@@ -9,7 +9,6 @@ use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::config::choices::UnknownIssuers;
-use crate::config::file::Node;
 use crate::config::list_entry::ListEntry;
 use crate::config::options::AUTH;
 use crate::config::reader::{Reader, complete};
@@ -167,27 +166,6 @@ impl Reader<'_> {
             route.accepts.jwt = false;
         }
     }
-}
-
-/// Paths in the text of `auth.jwt_issuers` of files that are read at load: secrets and certificate authorities. Key
-/// sets are watched separately.
-pub(super) fn secret_files(text: &str) -> Vec<PathBuf> {
-    let Ok(Node::List(issuers)) = Node::parse(text) else { return Vec::new() };
-    // The reader of the option reports the problems.
-    let mut problems = Vec::new();
-    let mut files = Vec::new();
-    for node in issuers {
-        let Some(mut entry) = ListEntry::new(AUTH.jwt_issuers.to_string(), node, &mut problems) else {
-            continue;
-        };
-        files.extend(
-            ["secret_file", "ca_file", "decryption_key_file"]
-                .iter()
-                .filter_map(|key| entry.text(key))
-                .map(PathBuf::from),
-        );
-    }
-    files
 }
 
 fn issuer(mut entry: ListEntry<'_>) -> Option<IssuerOptions> {

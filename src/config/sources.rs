@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::base::secret::Secret;
 use crate::config::changes::FileHashes;
 use crate::config::file::Node;
+use crate::config::names::{all_groups, all_keys, unknown_name};
 use crate::config::options::{self, OptionSpec, PREFIX, Shape};
 
 /// The sources of a configuration.
@@ -292,17 +293,6 @@ fn is_group(key: &str) -> bool {
     options::all().any(|option| option.key.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
 }
 
-fn all_groups() -> Vec<String> {
-    let mut groups: Vec<_> =
-        options::all().filter_map(|option| Some(option.key.split_once('.')?.0.to_owned())).collect();
-    groups.dedup();
-    groups
-}
-
-fn all_keys() -> Vec<String> {
-    options::all().flat_map(|option| [Some(option.key.to_owned()), option.file_twin()]).flatten().collect()
-}
-
 /// A value of the file as text; `Ok(None)` for an empty one, which counts as not set.
 fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
     match (node, shape) {
@@ -378,31 +368,6 @@ fn is_service_link(name: &str, value: &OsStr) -> bool {
         parts.next().is_some_and(|port| port.parse::<u16>().is_ok())
             && matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"))
     })
-}
-
-/// "unknown key; did you mean …?"
-fn unknown_name(what: &str, name: &str, known: &[String]) -> String {
-    match nearest(name, known) {
-        Some(candidate) => format!("unknown {what}; did you mean {candidate}?"),
-        None => format!("unknown {what}; see `timbr-gateway serve --help`"),
-    }
-}
-
-/// A known name that differs in at most three letters, or one that ends with this one (`url` at the top of the file).
-fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
-    let typed = |candidate: &&String| strsim::osa_distance(name, candidate);
-    let closest = known.iter().min_by_key(typed).filter(|candidate| typed(candidate) <= 3);
-    let last = name.rsplit('.').next().unwrap_or(name);
-    let mut ends = known.iter().filter(|candidate| candidate.rsplit('.').next() == Some(last));
-    // If several keys have the same end, the suggestion would be a guess.
-    let end = ends.next().filter(|_| ends.next().is_none());
-    let spelt = known.iter().find(|candidate| normalized(candidate) == normalized(name));
-    spelt.or(end).or(closest)
-}
-
-/// Letters and digits only, so that `upstream-url` and `upstreamUrl` equal `upstream.url`.
-fn normalized(name: &str) -> String {
-    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Reads the options of the token store. Connects to no server.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
@@ -16,7 +17,7 @@ use crate::base::secret::Secret;
 use crate::config::choices::{StoreMode, StoreType, VerifierKind};
 use crate::config::options::{AUTH, Key, STORE};
 use crate::config::reader::Reader;
-use crate::config::{RedisNode, RedisOptions, RedisTopology, StoreKeyOptions, StoreKind, StoreOptions};
+use crate::config::transport::CertificateFiles;
 
 /// The longest time that a request waits for the store, even if `store.timeout` is longer.
 const MAX_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,6 +75,94 @@ impl PartialEq for StoreKey {
     fn eq(&self, other: &StoreKey) -> bool {
         self.0.as_slice().ct_eq(other.0.as_slice()).into()
     }
+}
+
+/// The token store.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Where tokens are stored.
+    pub kind: StoreKind,
+    /// The keys that protect it.
+    pub keys: StoreKeyOptions,
+    /// Limit for a store operation during a request.
+    pub timeout: Duration,
+    /// How long cached tokens are accepted while the store is down.
+    pub max_stale: Duration,
+}
+
+/// The keys of the store, the primary one first.
+#[derive(Clone, Debug)]
+pub enum StoreKeyOptions {
+    /// `store.key`.
+    Configured(Vec<StoreKey>),
+    /// Derived from the salts, so that stored data depends on them.
+    OfSalts(Vec<StoreKey>),
+    /// A random key that is made at start. Only the checksums of tokens have keys that are derived from the salts.
+    Random {
+        /// These keys.
+        checksum_keys: Vec<StoreKey>,
+    },
+}
+
+/// Where tokens are stored.
+#[derive(Clone, Debug)]
+pub enum StoreKind {
+    /// In the memory of the process.
+    Memory,
+    /// In the memory of the process and in a file.
+    File(PathBuf),
+    /// In a Redis or Valkey server that replicas share.
+    Redis(Box<RedisOptions>),
+}
+
+/// How to connect to Redis or Valkey.
+#[derive(Clone, Debug)]
+pub struct RedisOptions {
+    /// What `nodes` are.
+    pub topology: RedisTopology,
+    /// Servers, Sentinels or some nodes of the cluster; at least one.
+    pub nodes: Vec<RedisNode>,
+    /// Number of the database.
+    pub database: u32,
+    /// ACL user.
+    pub username: Option<String>,
+    /// Password of the ACL user, or of the default user.
+    pub password: Option<Secret>,
+    /// ACL user of the Sentinels.
+    pub sentinel_username: Option<String>,
+    /// Password of the Sentinels.
+    pub sentinel_password: Option<Secret>,
+    /// Certificate authorities; `None`: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The client certificate of the gateway.
+    pub client_certificate: Option<CertificateFiles>,
+    /// Prefix of all keys.
+    pub prefix: String,
+}
+
+/// Topology of the servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedisTopology {
+    /// One server, or one address that leads to the current primary server.
+    Standalone,
+    /// The Sentinels know the primary server.
+    Sentinel {
+        /// Name of the primary server at the Sentinels.
+        master: String,
+    },
+    /// Keys are distributed over several primary servers.
+    Cluster,
+}
+
+/// Address of a Redis server or Sentinel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisNode {
+    /// Whether the scheme is `rediss`.
+    pub tls: bool,
+    /// Host name or IP address; an IPv6 address has no brackets.
+    pub host: String,
+    /// TCP port; 6379 if the URL has none.
+    pub port: u16,
 }
 
 impl Reader<'_> {

@@ -1,18 +1,50 @@
 //! Reads the options below HTTP: certificates, client certificates and the PROXY protocol.
 
+use std::path::PathBuf;
+
 use crate::config::choices::{ClientAuthMode, ProxyProtocol};
 use crate::config::list_entry::ListEntry;
 use crate::config::options::{GLOBAL, LISTEN, TLS};
 use crate::config::reader::Reader;
-use crate::config::{CertificateFiles, ClientAuth, RouteProfile, TlsOptions};
+use crate::config::{RouteProfile, TlsMinVersion};
+
+/// TLS of the HTTPS listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// The first one is the default. Empty: a self-signed one is generated at start.
+    pub certificates: Vec<CertificateFiles>,
+    /// Client certificates; `None`: they are not requested.
+    pub client_auth: Option<ClientAuth>,
+    /// Lowest version of TLS that clients may use.
+    pub min_version: TlsMinVersion,
+    /// Keys of session tickets; `None`: each process has its own.
+    pub ticket_keys_file: Option<PathBuf>,
+}
+
+/// Client certificates in the TLS handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientAuth {
+    /// Certificate authorities (PEM).
+    pub ca_file: PathBuf,
+    /// Whether a handshake without a certificate fails.
+    pub required: bool,
+}
+
+/// Paths of a certificate chain and its private key, both PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// Certificate chain, leaf first.
+    pub chain: PathBuf,
+    /// Private key.
+    pub key: PathBuf,
+    /// Keys of the options that name the chain and the private key, for errors.
+    pub options: [&'static str; 2],
+}
 
 impl Reader<'_> {
     pub(super) fn tls(&mut self) -> Option<TlsOptions> {
-        let mut certificates: Vec<_> = self.certificate(&TLS.cert_file, &TLS.key_file).into_iter().collect();
-        for (index, node) in self.get(&TLS.certificates).unwrap_or_default().into_iter().enumerate() {
-            let entry = ListEntry::new(format!("{}[{index}]", TLS.certificates), node, self.problems);
-            certificates.extend(entry.and_then(certificate));
-        }
+        let first = self.certificate(&TLS.cert_file, &TLS.key_file);
+        let certificates = first.into_iter().chain(self.rules(&TLS.certificates, certificate)).collect();
         let (client_auth, min_version) = (self.client_auth(), self.get(&TLS.min_version));
         let ticket_keys_file = self.get(&TLS.ticket_keys_file);
         Some(TlsOptions { certificates, client_auth: client_auth?, min_version: min_version?, ticket_keys_file })

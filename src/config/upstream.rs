@@ -8,7 +8,7 @@ use crate::config::file::Node;
 use crate::config::options::{GLOBAL, UPSTREAM};
 use crate::config::reader::{Reader, complete};
 use crate::config::sources::{self, Problem, ValueOrigin};
-use crate::config::{AbandonedPolicy, CertificateFiles, HostHeader, QueueOptions, routes};
+use crate::config::{AbandonedPolicy, CertificateFiles, HostHeader, routes};
 
 /// Each backend has a connection pool in each worker, and a health check task.
 const MAX_URLS: usize = 64;
@@ -86,6 +86,19 @@ pub struct HealthOptions {
     pub eject_after: u32,
     /// Duration of the first ejection.
     pub eject_time: Duration,
+}
+
+/// Limit on concurrent requests to an upstream, and the queue for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueOptions {
+    /// Concurrent requests; `None`: no limit.
+    pub requests: Option<usize>,
+    /// Concurrent requests of each endpoint; `None`: no limit.
+    pub requests_per_endpoint: Option<usize>,
+    /// Queued requests.
+    pub queue: usize,
+    /// Maximum time in the queue.
+    pub timeout: Duration,
 }
 
 /// Scheme, host and port of a server, or its Unix socket.
@@ -272,14 +285,6 @@ impl Reader<'_> {
             eject_time: self.get(&UPSTREAM.eject_time),
         })
     }
-}
-
-/// Paths in the text of `upstreams` of files that are read at load.
-pub(super) fn entry_files(text: &str) -> Vec<PathBuf> {
-    let Ok(Node::List(entries)) = Node::parse(text) else { return Vec::new() };
-    let keys = entries.into_iter().flat_map(|entry| if let Node::Map(keys) = entry { keys } else { Vec::new() });
-    let files = keys.filter(|(key, _)| key.ends_with("_file"));
-    files.filter_map(|(_, node)| if let Node::Text(path) = node { Some(PathBuf::from(path)) } else { None }).collect()
 }
 
 #[cfg(test)]
