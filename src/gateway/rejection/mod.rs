@@ -17,10 +17,8 @@ use crate::observability::phase::Phase;
 use crate::store::{ActiveStop, StopKind, StopNote, StopTarget, Timestamp};
 
 /// Generates [`Rejection`] from its table: the enum, [`Rejection::entry`] for what is constant, and one method for each
-/// column that may depend on the data of the variant.
+/// column that may depend on the data of the variant. A column that an entry omits is `None` or empty.
 macro_rules! rejections {
-    (@detail) => { None };
-    (@detail $detail:expr) => { Some(Cow::from($detail)) };
     ($(
         $(#[$doc:meta])+
         $variant:ident $(($data:ident: $type:ty))? {
@@ -28,9 +26,9 @@ macro_rules! rejections {
             reason: $reason:literal,
             phases: [$($phase:ident),+],
             fault: $fault:ident,
-            response_header: $response_header:expr,
-            header: $header:expr,
-            rules: [$($rule:literal),*],
+            $(response_header: $response_header:expr,)?
+            $(header: $header:expr,)?
+            $(rules: [$($rule:literal),+],)?
             $(detail: $detail:expr,)?
             message: $message:expr,
             remedy: $remedy:literal,
@@ -57,7 +55,7 @@ macro_rules! rejections {
                             reason: $reason,
                             phases: &[$(Phase::$phase),+],
                             fault: Fault::$fault,
-                            rules: &[$($rule),*],
+                            rules: &[$($($rule),+)?],
                             remedy: $remedy,
                         };
                         &ENTRY
@@ -74,7 +72,9 @@ macro_rules! rejections {
             ///
             /// SECURITY: a name from this source, never the text of a client, which may be anything, even a key.
             pub fn header(&self) -> Option<&'static str> {
-                match self { $(Rejection::$variant $(($data))? => { $(let _ = $data;)? $header })+ }
+                match self {
+                    $(Rejection::$variant $(($data))? => { $(let _ = $data;)? None$(.or(Some($header)))? })+
+                }
             }
 
             /// Details where one reason has several causes: text from this source or from the configuration, never from
@@ -82,15 +82,17 @@ macro_rules! rejections {
             pub fn detail(&self) -> Option<Cow<'static, str>> {
                 match self {
                     $(Rejection::$variant $(($data))? => {
-                        $(let _ = $data;)? rejections!(@detail $($detail)?)
+                        $(let _ = $data;)? None$(.or(Some(Cow::from($detail))))?
                     })+
                 }
             }
 
             /// The header of the response that belongs to this rejection, besides those that all have.
-            pub(super) fn response_header(&self) -> ResponseHeader<'_> {
+            pub(super) fn response_header(&self) -> Option<ResponseHeader<'_>> {
                 match self {
-                    $(Rejection::$variant $(($data))? => { $(let _ = $data;)? $response_header })+
+                    $(Rejection::$variant $(($data))? => {
+                        $(let _ = $data;)? None$(.or($response_header.into()))?
+                    })+
                 }
             }
         }
@@ -148,7 +150,6 @@ impl Fault {
 
 /// The response header that a rejection needs.
 enum ResponseHeader<'a> {
-    NoHeader,
     /// `WWW-Authenticate`, which a 401 must have (RFC 9110 section 15.5.2; RFC 6750 section 3 for bearers).
     Challenge(&'static str),
     /// Seconds until a retry may succeed.
@@ -202,11 +203,8 @@ pub struct StoppedRequest {
 }
 
 impl StoppedRequest {
-    fn response_header(&self) -> ResponseHeader<'_> {
-        match self.retry_after {
-            Some(duration) => ResponseHeader::RetryAfter(duration.as_millis().div_ceil(1000) as u64),
-            None => ResponseHeader::NoHeader,
-        }
+    fn response_header(&self) -> Option<ResponseHeader<'_>> {
+        self.retry_after.map(|duration| ResponseHeader::RetryAfter(duration.as_millis().div_ceil(1000) as u64))
     }
 }
 
@@ -308,7 +306,7 @@ mod tests {
     #[test]
     fn every_401_has_a_challenge() {
         for rejection in Rejection::examples() {
-            let is_challenge = matches!(rejection.response_header(), ResponseHeader::Challenge(_));
+            let is_challenge = matches!(rejection.response_header(), Some(ResponseHeader::Challenge(_)));
             assert_eq!(is_challenge, rejection.status() == StatusCode::UNAUTHORIZED, "{rejection:?}");
         }
     }

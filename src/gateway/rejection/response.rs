@@ -17,14 +17,14 @@ impl Rejection {
         headers.push(HeaderName::ContentType, b"application/json");
         headers.push(HeaderName::CacheControl, b"no-store");
         match self.response_header() {
-            ResponseHeader::NoHeader => {}
-            ResponseHeader::Challenge(challenge) => {
+            None => {}
+            Some(ResponseHeader::Challenge(challenge)) => {
                 headers.push(HeaderName::WwwAuthenticate, challenge.as_bytes());
             }
-            ResponseHeader::RetryAfter(seconds) => {
+            Some(ResponseHeader::RetryAfter(seconds)) => {
                 headers.push(HeaderName::RetryAfter, itoa::Buffer::new().format(seconds).as_bytes());
             }
-            ResponseHeader::Allow(methods) => headers.push(HeaderName::Allow, methods.as_bytes()),
+            Some(ResponseHeader::Allow(methods)) => headers.push(HeaderName::Allow, methods.as_bytes()),
         }
         (headers, Bytes::from(envelope(&self.message(), self.reason(), request_id)))
     }

@@ -7,8 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::admission::RuleExceeded;
-
-use crate::gateway::rejection::ResponseHeader::{self, Allow, Challenge, NoHeader, RetryAfter};
+use crate::gateway::rejection::ResponseHeader::{self, Allow, Challenge, RetryAfter};
 use crate::gateway::rejection::{ExampleData, Fault, RejectionEntry, StoppedRequest};
 use crate::observability::phase::Phase;
 
@@ -26,9 +25,6 @@ rejections! {
         reason: "request_malformed",
         phases: [Read],
         fault: Request,
-        response_header: NoHeader,
-        header: None,
-        rules: [],
         detail: *cause,
         message: format!("This is not a valid HTTP request: {cause}."),
         remedy: "Not an HTTP/1.1 request, or an ambiguous one: two lengths, a bare line feed, a folded header. The \
@@ -40,9 +36,6 @@ rejections! {
         reason: "tls_required",
         phases: [Read],
         fault: Request,
-        response_header: NoHeader,
-        header: None,
-        rules: [],
         message: "This port requires HTTPS, but the request was sent without encryption. Use an https:// URL.",
         remedy: "A client uses `http://` with the port of `listen.https`. If its request had a key, that key crossed the \
                  network unencrypted: replace it.",
@@ -53,8 +46,6 @@ rejections! {
         reason: "request_head_too_large",
         phases: [Read],
         fault: Request,
-        response_header: NoHeader,
-        header: None,
         rules: ["limits.headers", "limits.header_size"],
         message: "The request has too many headers, or they are too large. Send fewer or shorter headers.",
         remedy: "More headers than `limits.headers`, or a head larger than `limits.header_size`.",
@@ -65,8 +56,6 @@ rejections! {
         reason: "target_too_long",
         phases: [Read],
         fault: Request,
-        response_header: NoHeader,
-        header: None,
         rules: ["limits.uri"],
         message: "The request target is too long. Send long input in the body of a POST request.",
         remedy: "The request target is longer than `limits.uri`.",
@@ -77,8 +66,6 @@ rejections! {
         reason: "request_head_stalled",
         phases: [Read],
         fault: Request,
-        response_header: NoHeader,
-        header: None,
         rules: ["timeouts.header"],
         message: "The request head did not arrive in time. Send it without a pause.",
         remedy: "The head did not arrive within `timeouts.header`.",
@@ -89,8 +76,7 @@ rejections! {
         reason: "misdirected",
         phases: [Handshake],
         fault: Request,
-        response_header: NoHeader,
-        header: Some("host"),
+        header: "host",
         rules: ["tls.certificates", "tls.cert_file"],
         message: "This connection was opened for a different host than the request names. Open a new connection for \
                   this host.",
@@ -103,8 +89,6 @@ rejections! {
         reason: "client_certificate_required",
         phases: [Handshake],
         fault: Credentials,
-        response_header: NoHeader,
-        header: None,
         rules: ["routes.client_certificate"],
         message: "This path requires a TLS client certificate.",
         remedy: "The route has `client_certificate: required`, and the client sent no certificate.",
@@ -116,7 +100,6 @@ rejections! {
         phases: [Admission],
         fault: Rules,
         response_header: RetryAfter(1),
-        header: None,
         rules: ["limits.requests"],
         message: "The gateway is handling too many requests. Try again in a moment.",
         remedy: "More requests in flight than `limits.requests`, or more than half of that number wait for the check of \
@@ -129,7 +112,6 @@ rejections! {
         phases: [Admission],
         fault: Rules,
         response_header: RetryAfter(1),
-        header: None,
         rules: ["limits.memory"],
         message: "The gateway is out of memory. Try again in a moment.",
         remedy: "The gateway uses more than `limits.memory`. Until a sixteenth of it is free, all requests receive this \
@@ -143,7 +125,6 @@ rejections! {
         phases: [Share],
         fault: Rules,
         response_header: RetryAfter(1),
-        header: None,
         rules: ["limits.requests_per_identity"],
         message: "Too many of your requests are in progress. Wait until some of them have finished.",
         remedy: "More requests of one caller are in flight than `limits.requests_per_identity`.",
@@ -155,7 +136,6 @@ rejections! {
         phases: [Share],
         fault: Rules,
         response_header: RetryAfter(1),
-        header: None,
         rules: ["limits.streams_per_identity"],
         message: "Too many of your event streams are open. Close some of them.",
         remedy: "One caller has more event streams open than `limits.streams_per_identity`. Each running MCP client has one.",
@@ -167,7 +147,6 @@ rejections! {
         phases: [Share],
         fault: Rules,
         response_header: RetryAfter(exceeded.retry_after.as_millis().div_ceil(1000) as u64),
-        header: None,
         rules: ["limits.rules"],
         detail: format!("the limit of rule {}", exceeded.rule),
         message: "You send more requests than you may. Send fewer at a time, and wait as long as Retry-After says.",
@@ -180,9 +159,7 @@ rejections! {
         reason: "upgrade_refused",
         phases: [Screen, GetToken],
         fault: Request,
-        response_header: NoHeader,
-        header: Some("upgrade"),
-        rules: [],
+        header: "upgrade",
         message: "Protocol upgrades are not supported. Remove the `Upgrade` header.",
         remedy: "`Upgrade` names a protocol other than TLS and HTTP. Offers of those (`h2c`, `TLS/1.2`) are ignored, as HTTP allows.",
     }
@@ -192,9 +169,6 @@ rejections! {
         reason: "request_line_ambiguous",
         phases: [Route],
         fault: Request,
-        response_header: NoHeader,
-        header: None,
-        rules: [],
         detail: *cause,
         message: format!(
             "The request target is rejected: {cause}. Send a plain path, such as /timbr/api/query/."
@@ -208,8 +182,6 @@ rejections! {
         reason: "not_found",
         phases: [Route],
         fault: Request,
-        response_header: NoHeader,
-        header: None,
         rules: ["routes.prefix"],
         message: "There is no route for this path. The paths of the API begin with /timbr/api/ or /timbr/openapi/.",
         remedy: "No route has this path. `config print` shows the routes.",
@@ -221,7 +193,6 @@ rejections! {
         phases: [Route],
         fault: Request,
         response_header: Allow(allowed),
-        header: None,
         rules: ["routes.methods"],
         detail: format!("the path accepts {allowed}"),
         message: format!("This path accepts {allowed}."),
@@ -233,9 +204,7 @@ rejections! {
         reason: "field_repeated",
         phases: [Screen, GetToken, Route],
         fault: Request,
-        response_header: NoHeader,
-        header: Some(name),
-        rules: [],
+        header: name,
         message: format!("Send the `{name}` header only once."),
         remedy: "`x-api-key`, `x-jwt-token`, `Content-Type`, `Authorization`, `Host` and similar headers may occur \
                  only once.",
@@ -246,9 +215,7 @@ rejections! {
         reason: "field_ambiguous",
         phases: [Screen, GetToken],
         fault: Request,
-        response_header: NoHeader,
-        header: Some(name),
-        rules: [],
+        header: name,
         message: format!("The name of a header can be mistaken for `{name}`. Spell it `{name}`, or remove the header."),
         remedy: "A header such as `x_api_key`, which a Python backend reads as `x-api-key`.",
     }
@@ -258,9 +225,7 @@ rejections! {
         reason: "connection_names_policy_field",
         phases: [Screen],
         fault: Request,
-        response_header: NoHeader,
-        header: Some("connection"),
-        rules: [],
+        header: "connection",
         message: format!("The `Connection` header must not name `{name}`."),
         remedy: "`Connection` names a header on which the gateway bases its decisions.",
     }
@@ -270,8 +235,7 @@ rejections! {
         reason: "content_type_missing",
         phases: [Screen, GetToken],
         fault: Request,
-        response_header: NoHeader,
-        header: Some("content-type"),
+        header: "content-type",
         rules: ["routes.content_types"],
         detail: format!("the route accepts {accepted}"),
         message: format!("The `Content-Type` header is missing. Send it with {accepted}, even with GET."),
@@ -283,8 +247,7 @@ rejections! {
         reason: "content_type_unsupported",
         phases: [Screen, GetToken],
         fault: Request,
-        response_header: NoHeader,
-        header: Some("content-type"),
+        header: "content-type",
         rules: ["routes.content_types"],
         detail: format!("the route accepts {accepted}"),
         message: format!("The `Content-Type` header must be {accepted} for this path."),
@@ -297,7 +260,7 @@ rejections! {
         phases: [Screen],
         fault: Credentials,
         response_header: API_KEY,
-        header: Some("x-api-key"),
+        header: "x-api-key",
         rules: ["routes.credentials"],
         message: "The `x-api-key` header is missing. Send the token from POST /timbr/api/get_token, or your Timbr \
                   token.",
@@ -310,8 +273,7 @@ rejections! {
         phases: [Screen],
         fault: Credentials,
         response_header: API_KEY,
-        header: Some("x-api-key"),
-        rules: [],
+        header: "x-api-key",
         message: "The `x-api-key` header must be one token of printable characters, without spaces or commas.",
         remedy: "`x-api-key` is empty, has spaces or commas, or is longer than 1024 characters.",
     }
@@ -322,7 +284,7 @@ rejections! {
         phases: [Authenticate],
         fault: Credentials,
         response_header: API_KEY,
-        header: Some("x-api-key"),
+        header: "x-api-key",
         rules: ["tokens.foreign"],
         message: "The `x-api-key` is not valid. Get a token with POST /timbr/api/get_token, or check your Timbr token.",
         remedy: "Neither the gateway nor, if it was asked, the backend knows the key.",
@@ -334,7 +296,7 @@ rejections! {
         phases: [Authenticate],
         fault: Credentials,
         response_header: API_KEY,
-        header: Some("x-api-key"),
+        header: "x-api-key",
         rules: ["tokens.ttl", "tokens.idle_ttl"],
         message: "The token has expired. Get a new one with POST /timbr/api/get_token.",
         remedy: "A token of this gateway, or of one with the same store.key or salt, that is not valid any more: it \
@@ -348,7 +310,7 @@ rejections! {
         phases: [Authenticate, Upstream],
         fault: Credentials,
         response_header: API_KEY,
-        header: Some("x-api-key"),
+        header: "x-api-key",
         rules: ["auth.verifier", "upstream.credential"],
         message: "The token was revoked. Get a new one with POST /timbr/api/get_token.",
         remedy: "An operator revoked the token, the user was removed or has a new password, the verifier was replaced, or \
@@ -360,9 +322,6 @@ rejections! {
         reason: "credential_denied",
         phases: [Authenticate, GetToken, Impersonate],
         fault: Rules,
-        response_header: NoHeader,
-        header: None,
-        rules: [],
         message: "An operator of the gateway has denied this user or credential for a while.",
         remedy: "An operator denied the user or the credential with `timbr-gateway tokens revoke --deny-for DURATION`. The \
                  same command with `--deny-for 0s` ends that.",
@@ -374,8 +333,6 @@ rejections! {
         phases: [Authorize, GetToken],
         fault: Rules,
         response_header: stopped.response_header(),
-        header: None,
-        rules: [],
         detail: format!("{} is stopped", stopped.stop.target),
         message: String::from(&*stopped.stop.note.why),
         remedy: "An operator stopped the user, the route or the ontology with `timbr-gateway stop`; the message is the \
@@ -388,7 +345,7 @@ rejections! {
         phases: [Authenticate],
         fault: Credentials,
         response_header: API_KEY,
-        header: Some("x-api-key"),
+        header: "x-api-key",
         rules: ["tokens.max", "tokens.max_per_user"],
         message: "The token was replaced by newer ones. Get a new one with POST /timbr/api/get_token.",
         remedy: "The gateway holds tokens.max tokens, or tokens.max_per_user of this user, and this one was the oldest. \
@@ -402,7 +359,6 @@ rejections! {
         phases: [Authenticate, GetToken],
         fault: Dependency,
         response_header: RetryAfter(1),
-        header: None,
         rules: ["store.kind", "store.timeout"],
         message: "The token store of the gateway does not respond, so the token could not be read or written. Try \
                   again in a moment.",
@@ -416,7 +372,6 @@ rejections! {
         phases: [Authenticate, Authorize, GetToken],
         fault: Dependency,
         response_header: RetryAfter(5),
-        header: None,
         rules: ["audit.on_failure", "audit.file", "audit.syslog"],
         message: "The gateway cannot write its audit log, so it issues no token. Try again in a moment.",
         remedy: "`audit.on_failure` is `refuse`, and the line about the login was not written to `audit.file` and \
@@ -430,7 +385,7 @@ rejections! {
         phases: [Authenticate],
         fault: Dependency,
         response_header: RetryAfter(2),
-        header: Some("x-api-key"),
+        header: "x-api-key",
         rules: ["tokens.foreign"],
         message: "The `x-api-key` could not be checked because the backend does not respond. Try again in a moment.",
         remedy: "The backend did not respond to the check of a foreign key, responded with neither 200 nor 401 or 403, \
@@ -443,7 +398,6 @@ rejections! {
         phases: [Authenticate],
         fault: Rules,
         response_header: RetryAfter(5),
-        header: None,
         rules: ["tokens.foreign"],
         message: "Too many keys are being checked. Try again in a few seconds.",
         remedy: "The maximum number of concurrent checks of foreign keys at the backend is reached.",
@@ -454,9 +408,6 @@ rejections! {
         reason: "credentials_ambiguous",
         phases: [Screen],
         fault: Credentials,
-        response_header: NoHeader,
-        header: None,
-        rules: [],
         message: "The request has more than one credential. Send exactly one that the path accepts.",
         remedy: "`x-api-key` and `x-jwt-token` in one request, or one of them and `Authorization` on a route that \
                  accepts it. Exactly one credential is accepted, so that no server has to choose.",
@@ -468,7 +419,7 @@ rejections! {
         phases: [Screen],
         fault: Credentials,
         response_header: API_KEY,
-        header: Some("x-jwt-token"),
+        header: "x-jwt-token",
         rules: ["routes.credentials"],
         message: "The `x-jwt-token` header is missing. Send a token from your identity provider.",
         remedy: "No `x-jwt-token` on a route with `credentials: [jwt]`.",
@@ -480,7 +431,7 @@ rejections! {
         phases: [Screen],
         fault: Credentials,
         response_header: API_KEY,
-        header: Some("x-jwt-token"),
+        header: "x-jwt-token",
         rules: ["auth.jwt_issuers"],
         message: "This gateway accepts no JWT in `x-jwt-token`, because no issuer is configured. Send a key in \
                   `x-api-key`, or ask the operator to configure your identity provider.",
@@ -493,8 +444,6 @@ rejections! {
         reason: "user_key_refused",
         phases: [Authenticate, GetToken],
         fault: Credentials,
-        response_header: NoHeader,
-        header: None,
         rules: ["upstream.credential"],
         message: "Your login is valid, but Timbr returns no key for it. Ask the operator whether Timbr knows your user.",
         remedy: "With `upstream.credential: show-token`, the backend rejected `SHOW TOKEN` with the user's login, or the \
@@ -507,7 +456,6 @@ rejections! {
         phases: [Authenticate, GetToken],
         fault: Dependency,
         response_header: RetryAfter(2),
-        header: None,
         rules: ["upstream.credential"],
         message: "Your key in Timbr cannot be requested at the moment. Try again in a few seconds.",
         remedy: "With `upstream.credential: show-token`, the backend did not respond to `SHOW TOKEN`, or not with one row \
@@ -520,7 +468,7 @@ rejections! {
         phases: [Authenticate, Screen],
         fault: Credentials,
         response_header: API_KEY,
-        header: Some("x-jwt-token"),
+        header: "x-jwt-token",
         rules: ["auth.jwt_issuers"],
         detail: *cause,
         message: format!("The `x-jwt-token` is not valid: {cause}."),
@@ -534,7 +482,7 @@ rejections! {
         phases: [Authenticate],
         fault: Credentials,
         response_header: API_KEY,
-        header: Some("x-jwt-token"),
+        header: "x-jwt-token",
         rules: ["auth.jwt_leeway"],
         message: "The `x-jwt-token` has expired. Get a new one from your identity provider.",
         remedy: "Its `exp` is in the past by more than `auth.jwt_leeway`.",
@@ -546,7 +494,7 @@ rejections! {
         phases: [Authenticate],
         fault: Credentials,
         response_header: API_KEY,
-        header: Some("x-jwt-token"),
+        header: "x-jwt-token",
         rules: ["auth.jwt_issuers"],
         detail: *cause,
         message: format!("The `x-jwt-token` is not accepted here: {cause}."),
@@ -562,7 +510,7 @@ rejections! {
         fault: Dependency,
         // Rounded up, as below.
         response_header: RetryAfter(wait.as_secs() + 1),
-        header: Some("x-jwt-token"),
+        header: "x-jwt-token",
         rules: ["auth.jwt_refetch", "auth.jwt_issuers"],
         message: "The `x-jwt-token` names a key that its issuer has not published yet. Try again in a moment.",
         remedy: "The keys of the issuer were fetched less than `auth.jwt_refetch` ago and do not contain the `kid` of \
@@ -576,7 +524,7 @@ rejections! {
         phases: [Authenticate],
         fault: Dependency,
         response_header: RetryAfter(2),
-        header: Some("x-jwt-token"),
+        header: "x-jwt-token",
         rules: ["auth.jwt_issuers"],
         message: "The `x-jwt-token` could not be checked because the keys of its issuer are not available. Try again \
                   in a moment.",
@@ -590,7 +538,6 @@ rejections! {
         fault: Rules,
         // Rounded up: a client that waits as long must not be early.
         response_header: RetryAfter(wait.as_secs() + 1),
-        header: None,
         rules: ["limits.failures_per_address", "limits.failures_per_user"],
         detail: format!("the next attempt is possible after {} s", wait.as_secs() + 1),
         message: "Too many wrong keys, bearers or passwords were sent from your address. Wait as long as \
@@ -606,7 +553,6 @@ rejections! {
         phases: [Authenticate, GetToken],
         fault: Rules,
         response_header: RetryAfter(wait.as_secs() + 1),
-        header: None,
         rules: ["limits.tokens_per_address"],
         detail: format!("the next token is possible after {} s", wait.as_secs() + 1),
         message: "Too many new tokens were requested from your address. Wait as long as `Retry-After` says, and use one \
@@ -620,8 +566,7 @@ rejections! {
         reason: "impersonation_denied",
         phases: [Impersonate],
         fault: Rules,
-        response_header: NoHeader,
-        header: Some("x-api-impersonate-user"),
+        header: "x-api-impersonate-user",
         rules: ["impersonation.rules", "impersonation.own_keys"],
         message: "`x-api-impersonate-user` is not allowed: no rule of this gateway lets you act as that user. Remove \
                   the header, or ask for a rule (impersonation.rules).",
@@ -635,8 +580,6 @@ rejections! {
         reason: "not_authorized",
         phases: [Authorize],
         fault: Rules,
-        response_header: NoHeader,
-        header: None,
         rules: ["authorization.rules"],
         detail: detail.clone(),
         message: "You are authenticated, but no rule allows this request. Ask for a rule (authorization.rules).",
@@ -648,8 +591,6 @@ rejections! {
         reason: "show_token_denied",
         phases: [Authorize],
         fault: Rules,
-        response_header: NoHeader,
-        header: None,
         rules: ["tokens.show_token", "limits.buffer"],
         message: "Clients do not receive their key through this gateway. `SHOW TOKEN`, and statements in which the gateway \
                   cannot exclude it, are rejected. Log in with get_token.",
@@ -664,7 +605,7 @@ rejections! {
         phases: [Screen],
         fault: Credentials,
         response_header: BASIC,
-        header: Some("authorization"),
+        header: "authorization",
         rules: ["routes.credentials"],
         message: "Send `Authorization: Basic` with the user name `token` or `token@<ontology>` and your Timbr token as the \
                   password.",
@@ -677,8 +618,7 @@ rejections! {
         phases: [Screen, Authenticate],
         fault: Credentials,
         response_header: BASIC,
-        header: Some("authorization"),
-        rules: [],
+        header: "authorization",
         message: "The `Authorization` header must be `Basic` with the user name `token` or `token@<ontology>` and your Timbr \
                   token as the password. A user's own password is accepted only where the gateway can check it.",
         remedy: "On such a route, `Authorization` is not `Basic` with `token` or `token@<ontology>` as the user name and a \
@@ -690,9 +630,6 @@ rejections! {
         reason: "ontology_ambiguous",
         phases: [Screen, Authorize],
         fault: Request,
-        response_header: NoHeader,
-        header: None,
-        rules: [],
         message: "The request names two different ontologies. Use the same one in the user name, the path and the headers.",
         remedy: "The ontology in `token@<ontology>`, in the path and in `x-ontology` must be the same.",
     }
@@ -703,8 +640,7 @@ rejections! {
         phases: [GetToken],
         fault: Credentials,
         response_header: BEARER,
-        header: Some("authorization"),
-        rules: [],
+        header: "authorization",
         message: "Send `Authorization: Bearer <token>`, a Fernet token of base64(username:password) made with \
                   API_AUTH_SALT.",
         remedy: "`get_token` without `Authorization: Bearer …`.",
@@ -716,7 +652,7 @@ rejections! {
         phases: [GetToken],
         fault: Credentials,
         response_header: INVALID_BEARER,
-        header: Some("authorization"),
+        header: "authorization",
         rules: ["api_auth_salt"],
         message: "The bearer is not a Fernet token made with the API_AUTH_SALT of this API, or it was modified on the \
                   way.",
@@ -729,7 +665,7 @@ rejections! {
         phases: [GetToken],
         fault: Credentials,
         response_header: INVALID_BEARER,
-        header: Some("authorization"),
+        header: "authorization",
         rules: ["auth.bearer_max_age"],
         message: "The bearer is too old. Make a new one.",
         remedy: "Made longer ago than `auth.bearer_max_age`.",
@@ -741,8 +677,7 @@ rejections! {
         phases: [GetToken],
         fault: Credentials,
         response_header: INVALID_BEARER,
-        header: Some("authorization"),
-        rules: [],
+        header: "authorization",
         message: "The time in the bearer is in the future. Set the clock of the machine that makes it.",
         remedy: "Made more than a minute ahead of the gateway's clock.",
     }
@@ -753,8 +688,7 @@ rejections! {
         phases: [GetToken],
         fault: Credentials,
         response_header: INVALID_BEARER,
-        header: Some("authorization"),
-        rules: [],
+        header: "authorization",
         message: "The bearer can be decrypted, but does not contain base64(username:password).",
         remedy: "It can be decrypted, but contains no base64 of `user:password`, or one of the two is empty.",
     }
@@ -765,8 +699,7 @@ rejections! {
         phases: [GetToken],
         fault: Credentials,
         response_header: INVALID_BEARER,
-        header: Some("authorization"),
-        rules: [],
+        header: "authorization",
         message: "The bearer can be decrypted, but its user name has characters other than printable ASCII, a comma, or \
                   spaces at its ends.",
         remedy: "The user name cannot be sent in a header: a comma, characters other than printable ASCII, or more than \
@@ -779,7 +712,6 @@ rejections! {
         phases: [Authenticate, GetToken],
         fault: Credentials,
         response_header: INVALID_BEARER,
-        header: None,
         rules: ["auth.verifier"],
         message: "Unknown user or wrong password.",
         remedy: "`auth.verifier` does not know this user with this password.",
@@ -791,7 +723,6 @@ rejections! {
         phases: [Authenticate, Upstream, GetToken],
         fault: Dependency,
         response_header: RetryAfter(5),
-        header: None,
         rules: ["auth.verifier"],
         message: "The password cannot be checked at the moment. Try again in a few seconds; existing tokens keep \
                   working.",
@@ -805,7 +736,6 @@ rejections! {
         phases: [Upstream],
         fault: Dependency,
         response_header: RetryAfter(1),
-        header: None,
         rules: ["upstream.credential"],
         message: "Your key for the backend had expired and was renewed. The request was not executed; send it again.",
         remedy: "The backend rejected the user's own key, and the platform issued a new one, but the request body \
@@ -818,7 +748,6 @@ rejections! {
         phases: [Authenticate, GetToken],
         fault: Rules,
         response_header: RetryAfter(5),
-        header: None,
         rules: ["auth.verifier"],
         message: "Too many passwords are being checked. Try again in a few seconds.",
         remedy: "More logins than the machine, or the server of the verifier, can check; each waits at most five \
@@ -830,8 +759,6 @@ rejections! {
         reason: "request_body_too_large",
         phases: [Screen, Upstream],
         fault: Request,
-        response_header: NoHeader,
-        header: None,
         rules: ["limits.body", "routes.max_body"],
         message: "The request body is larger than this path accepts.",
         remedy: "Larger than `limits.body`, or the route's `max_body`.",
@@ -842,8 +769,6 @@ rejections! {
         reason: "request_body_stalled",
         phases: [Upstream],
         fault: Request,
-        response_header: NoHeader,
-        header: None,
         rules: ["timeouts.body", "limits.body_rate"],
         message: "The request body did not arrive in time.",
         remedy: "The client paused for longer than `timeouts.body`, or sent less than `limits.body_rate` on average.",
@@ -854,9 +779,6 @@ rejections! {
         reason: "request_body_broken",
         phases: [Upstream],
         fault: Request,
-        response_header: NoHeader,
-        header: None,
-        rules: [],
         message: "The framing of the request body is not valid.",
         remedy: "The request body ended early, or its framing is not valid.",
     }
@@ -867,7 +789,6 @@ rejections! {
         phases: [Share],
         fault: Rules,
         response_header: RetryAfter(1),
-        header: None,
         rules: ["upstream.queue", "upstream.requests", "upstream.requests_per_endpoint"],
         message: "The Timbr backend is busy, and too many requests are queued. Send fewer at a time, or try again in a \
                   moment. This one was not sent.",
@@ -882,7 +803,6 @@ rejections! {
         phases: [Share],
         fault: Rules,
         response_header: RetryAfter(1),
-        header: None,
         rules: ["upstream.queue_timeout", "upstream.requests", "upstream.requests_per_endpoint"],
         message: "The Timbr backend was busy for too long. The request was not sent; try again in a moment.",
         remedy: "The backend had `upstream.requests` requests, or each endpoint `upstream.requests_per_endpoint`, and this \
@@ -894,8 +814,6 @@ rejections! {
         reason: "query_cancelled",
         phases: [Upstream],
         fault: Rules,
-        response_header: NoHeader,
-        header: None,
         rules: ["journal.enabled"],
         message: match &**why {
             "" => "An operator of the gateway has cancelled this query. Ask before you send it again.".to_owned(),
@@ -912,7 +830,6 @@ rejections! {
         phases: [Upstream],
         fault: Dependency,
         response_header: RetryAfter(1),
-        header: None,
         rules: ["upstream.url"],
         message: "The Timbr backend cannot be reached. The request was not sent; try again in a moment.",
         remedy: "No connection to the backend, or none with a trusted certificate. The log has the cause. Nothing was \
@@ -925,7 +842,6 @@ rejections! {
         phases: [Upstream],
         fault: Dependency,
         response_header: RetryAfter(1),
-        header: None,
         rules: ["upstream.connect_timeout"],
         message: "The Timbr backend does not accept connections. The request was not sent; try again in a moment.",
         remedy: "No connection within `upstream.connect_timeout`. Nothing was sent.",
@@ -937,7 +853,6 @@ rejections! {
         phases: [Upstream],
         fault: Dependency,
         response_header: RetryAfter(1),
-        header: None,
         rules: ["upstream.url"],
         message: "The Timbr backend closed the connection without a response. The request may have been executed.",
         remedy: "The backend closed the connection without a response. The request may have been executed; it is \
@@ -949,8 +864,6 @@ rejections! {
         reason: "upstream_invalid",
         phases: [Upstream],
         fault: Dependency,
-        response_header: NoHeader,
-        header: None,
         rules: ["upstream.url"],
         message: "The response of the Timbr backend is not valid HTTP. The request may have been executed.",
         remedy: "The response of the backend is not valid HTTP.",
@@ -961,8 +874,6 @@ rejections! {
         reason: "upstream_timeout",
         phases: [Upstream],
         fault: Dependency,
-        response_header: NoHeader,
-        header: None,
         rules: ["upstream.response_timeout"],
         message: "The Timbr backend did not respond in time. The request may have been executed.",
         remedy: "No head of a response within `upstream.response_timeout`.",
@@ -973,9 +884,6 @@ rejections! {
         reason: "internal_error",
         phases: [Unknown],
         fault: Gateway,
-        response_header: NoHeader,
-        header: None,
-        rules: [],
         message: "The gateway failed while it handled this request, which may have been executed. Its log has more \
                   under the request id.",
         remedy: "An error in the gateway itself ended this request, and no other. The log has the location; please \
