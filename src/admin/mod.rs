@@ -36,9 +36,9 @@ use crate::base::current::Current;
 use crate::downstream::listener::{self, ClientListener};
 use crate::gateway::recent_rejections::RecentRejections;
 use crate::gateway::snapshot::Snapshot;
-use crate::observability::metrics::{EndpointMetrics, Metrics};
+use crate::observability::metrics::Metrics;
 use crate::observability::queries::QueryJournal;
-use crate::upstream::{EndpointStatus, UpstreamStatus};
+use crate::upstream::UpstreamStatus;
 
 use access::AdminPeer;
 use dashboard::{Dashboard, EventStream};
@@ -130,21 +130,15 @@ fn serve_connection(
 /// Copies the status of the backends into the metrics.
 fn update_upstream_metrics(admin: &AdminContext) {
     let status = UpstreamStatus::of_all(&admin.snapshot.get().upstreams);
-    let metrics = |endpoint: EndpointStatus| EndpointMetrics {
-        is_usable: endpoint.is_usable(),
-        upstream: endpoint.upstream,
-        backend: endpoint.authority,
-        address: endpoint.address,
-        in_flight: endpoint.in_flight,
-        abandoned: endpoint.abandoned,
-        abandonments: endpoint.abandonments,
-        open_connections: endpoint.open,
-        responses: endpoint.answers,
-        failures: endpoint.failures,
-        ejections: endpoint.ejections,
-    };
-    let endpoints: Vec<_> = status.endpoints.into_iter().map(&metrics).collect();
-    let removed: Vec<_> = status.removed.into_iter().map(metrics).collect();
-    let names: Vec<_> = status.names.into_iter().map(|name| (name.upstream, name.host, name.failures)).collect();
-    admin.metrics.upstreams.update(&endpoints, &removed, &names);
+    let metrics = &admin.metrics.upstreams;
+    metrics.clear();
+    for endpoint in &status.endpoints {
+        metrics.add_endpoint(endpoint.names(), endpoint.is_usable(), &endpoint.counts);
+    }
+    for endpoint in &status.removed {
+        metrics.add_connections(endpoint.names(), &endpoint.counts);
+    }
+    for name in &status.names {
+        metrics.add_lookup_failures(&name.upstream, &name.host, name.failures);
+    }
 }

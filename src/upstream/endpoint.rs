@@ -14,6 +14,8 @@ use tokio::sync::Notify;
 use crate::admission::EndpointLoad;
 use crate::base::counter::SingleWriterCounter;
 use crate::config::HealthOptions;
+use crate::observability::label_values::label_values;
+use crate::observability::metrics::EndpointCounts;
 use crate::upstream::origin::{EndpointAddress, UpstreamOrigin};
 
 /// Maximum duration of one ejection.
@@ -57,39 +59,27 @@ pub enum EndpointState {
     Ejected,
 }
 
-/// The kind of failure of an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndpointFailure {
-    /// A connection attempt failed.
-    Connect,
-    /// A connection attempt timed out.
-    ConnectTimeout,
-    /// The connection was closed without a response.
-    Closed,
-    /// The response was not valid HTTP.
-    InvalidResponse,
-    /// The endpoint sent no response to any request within the response timeout.
-    ResponseTimeout,
-    /// The status was 502, 503 or 504.
-    ErrorStatus,
-    /// The health check of `upstream.health_path` failed.
-    HealthCheck,
+label_values! {
+    /// The kind of failure of an endpoint. The words are in logs and in `GET /upstreams`.
+    EndpointFailure {
+        /// A connection attempt failed.
+        Connect = "connect_failed",
+        /// A connection attempt timed out.
+        ConnectTimeout = "connect_timeout",
+        /// The connection was closed without a response.
+        Closed = "closed_without_answer",
+        /// The response was not valid HTTP.
+        InvalidResponse = "invalid_answer",
+        /// The endpoint sent no response to any request within the response timeout.
+        ResponseTimeout = "response_timeout",
+        /// The status was 502, 503 or 504.
+        ErrorStatus = "status_502_503_504",
+        /// The health check of `upstream.health_path` failed.
+        HealthCheck = "health_check_failed",
+    }
 }
 
 impl EndpointFailure {
-    /// The stable name, for logs and `GET /upstreams`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            EndpointFailure::Connect => "connect_failed",
-            EndpointFailure::ConnectTimeout => "connect_timeout",
-            EndpointFailure::Closed => "closed_without_answer",
-            EndpointFailure::InvalidResponse => "invalid_answer",
-            EndpointFailure::ResponseTimeout => "response_timeout",
-            EndpointFailure::ErrorStatus => "status_502_503_504",
-            EndpointFailure::HealthCheck => "health_check_failed",
-        }
-    }
-
     /// Returns whether a successful connection shows that the problem is solved.
     pub fn is_connect_failure(self) -> bool {
         matches!(self, EndpointFailure::Connect | EndpointFailure::ConnectTimeout)
@@ -122,18 +112,6 @@ pub struct EndpointCounters {
     pub abandoned: SingleWriterCounter,
     /// Requests whose clients left before the response was complete.
     pub abandonments: SingleWriterCounter,
-}
-
-/// The sum of all workers' counters.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct EndpointTotals {
-    pub in_flight: u64,
-    pub open_connections: u64,
-    pub responses: u64,
-    pub abandoned: u64,
-    pub abandonments: u64,
-    pub failures: u64,
-    pub ejections: u64,
 }
 
 impl Endpoint {
@@ -178,7 +156,7 @@ impl Endpoint {
         };
         copy(&self.consecutive_failures, &old.consecutive_failures);
         copy(&self.short_connect_timeouts, &old.short_connect_timeouts);
-        let EndpointTotals { failures, ejections, .. } = old.totals();
+        let EndpointCounts { failures, ejections, .. } = old.totals();
         self.failures.store(failures, Ordering::Relaxed);
         self.ejections.store(ejections, Ordering::Relaxed);
     }
@@ -198,11 +176,11 @@ impl Endpoint {
     }
 
     /// Adds up the counters of all workers.
-    pub fn totals(&self) -> EndpointTotals {
+    pub fn totals(&self) -> EndpointCounts {
         let sum = |counter: fn(&EndpointCounters) -> &SingleWriterCounter| {
             self.counters.iter().map(|counters| counter(counters).get()).sum()
         };
-        EndpointTotals {
+        EndpointCounts {
             in_flight: sum(|counters| &counters.in_flight),
             open_connections: sum(|counters| &counters.open_connections),
             responses: sum(|counters| &counters.responses),

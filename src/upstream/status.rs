@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use crate::observability::metrics::EndpointCounts;
 use crate::upstream::backends::Backends;
 use crate::upstream::endpoint::{Endpoint, EndpointFailure, EndpointState};
 use crate::upstream::origin::UpstreamOrigin;
@@ -41,22 +42,11 @@ pub struct EndpointStatus {
     pub since: u64,
     /// Minimum number of seconds until the next probe.
     pub tried_in: Option<u64>,
-    /// Requests whose responses are not complete.
-    pub in_flight: u64,
-    /// Requests in flight whose clients have left.
-    pub abandoned: u64,
-    /// Requests whose clients left before the response was complete.
-    pub abandonments: u64,
-    /// Open connections, idle or with a request.
-    pub open: u64,
     /// Open connections that wait for a request.
     pub idle: u64,
-    /// Responses of any status.
-    pub answers: u64,
-    /// Requests without a response, and responses with 502, 503 or 504.
-    pub failures: u64,
-    /// The number of ejections.
-    pub ejections: u64,
+    /// What is counted.
+    #[serde(flatten)]
+    pub counts: EndpointCounts,
 }
 
 /// The status of one DNS name.
@@ -109,6 +99,11 @@ impl Backends {
 }
 
 impl EndpointStatus {
+    /// The labels of its metrics: the upstream, the backend and the address.
+    pub fn names(&self) -> [&str; 3] {
+        [&self.upstream, &self.authority, &self.address]
+    }
+
     /// Returns whether the endpoint accepts requests, if only one at a time.
     pub fn is_usable(&self) -> bool {
         matches!(self.state, "usable" | "trial")
@@ -132,14 +127,8 @@ impl EndpointStatus {
             why: health.failure.map(EndpointFailure::as_str),
             since: unix_seconds(health.since),
             tried_in: tried_in.filter(|_| standing == EndpointState::Ejected),
-            in_flight: counts.in_flight,
-            abandoned: counts.abandoned,
-            abandonments: counts.abandonments,
-            open: counts.open_connections,
             idle: counts.open_connections.saturating_sub(counts.in_flight),
-            answers: counts.responses,
-            failures: counts.failures,
-            ejections: counts.ejections,
+            counts,
         }
     }
 }

@@ -192,7 +192,7 @@ fn the_metrics_reference_is_up_to_date() {
     for one in Metrics::default().descriptors() {
         let labels: Vec<_> = one.labels.iter().map(|label| format!("`{label}`")).collect();
         let (name, labels) = (one.full_name(), labels.join(", "));
-        let _ = writeln!(expected, "| `{name}` | {} | {} | {labels} | {} |", one.kind, one.unit(), one.help);
+        let _ = writeln!(expected, "| `{name}` | {} | {} | {labels} | {} |", one.kind.as_str(), one.unit(), one.help);
     }
     let path = repository().join("docs/metrics.md");
     let page = std::fs::read_to_string(&path).expect("the reference");

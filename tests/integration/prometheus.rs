@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
-use timbr_gateway::observability::metrics::{MetricKind, Metrics};
+use timbr_gateway::observability::metrics::{MetricType, Metrics};
 
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
@@ -254,7 +254,7 @@ fn rules_and_dashboard_use_existing_metrics() {
     let mut known: BTreeSet<String> = recorded.iter().map(ToString::to_string).collect();
     for one in Metrics::default().descriptors() {
         let name = one.full_name();
-        if one.kind == MetricKind::Histogram {
+        if one.kind == MetricType::Histogram {
             known.extend(["bucket", "sum", "count"].map(|end| format!("{name}_{end}")));
         }
         known.insert(name);

@@ -20,7 +20,6 @@ mod worker_collector;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
@@ -28,85 +27,115 @@ use prometheus_client::registry::Registry;
 use crate::observability::log;
 use crate::observability::trace;
 
-use catalogue::{Counters, MetricCatalogue};
+use catalogue::{Counters, Labelled, MetricCatalogue};
 use process::ProcessCollector;
 use worker_collector::WorkerCollector;
 
 pub use callers::{CallerTally, TakenCallers};
-pub use catalogue::{MetricDescriptor, MetricKind};
+pub use catalogue::MetricDescriptor;
 pub use close_cause::CloseCause;
 pub use exposition::ExpositionFormat;
 pub use histogram::Histogram;
+pub use prometheus_client::metrics::MetricType;
 pub use queries::QueryMetrics;
 pub use route::{CompletedRequest, ResponseCount, RouteTotals};
 pub use store::StoreMetrics;
-pub use upstreams::{EndpointMetrics, UpstreamMetrics};
+pub use upstreams::{EndpointCounts, UpstreamMetrics};
 pub use worker::{
     AuthOutcome, HandshakeFailure, MetricsTotals, OpenConnectionGuard, Protocol, RouteRecorder, TlsVersion,
     WorkerMetrics,
 };
 
-/// The metrics of one gateway.
-#[derive(Debug)]
-pub struct Metrics {
-    registry: Registry,
-    /// Has the metrics without the prefix.
-    process: Registry,
-    descriptors: Vec<MetricDescriptor>,
-    workers: WorkerCollector,
-    /// Open client connections.
-    pub connections: Gauge,
-    /// Requests whose response has not ended.
-    pub requests_in_flight: Gauge,
-    /// Requests in flight that wait for a slot.
-    pub requests_queued: Gauge,
-    /// 1 if the certificate files could not be read and the previous certificates are kept.
-    pub certificates_unusable: Gauge,
-    /// Metrics of statements.
-    pub queries: QueryMetrics,
-    /// Metrics of the persistent token store.
-    pub store: StoreMetrics,
-    /// Live tokens that were evicted from memory.
-    pub tokens_evicted: Counter,
-    /// Tokens in memory, including expired ones that are not yet evicted.
-    pub tokens: Gauge,
-    /// Expiry of each certificate, by its names.
-    certificates: Family<Vec<(&'static str, String)>, Gauge>,
-    certificate_starts: Family<Vec<(&'static str, String)>, Gauge>,
-    reloads: Counters<1>,
-    last_reload_successful: Gauge,
-    last_reload_timestamp: Gauge,
-    /// The number of changed options that become active only with a restart.
-    pub restart_pending: Gauge,
-    /// 1 if the users file could not be read and the previous users are kept.
-    pub users_unusable: Gauge,
-    /// Number of JWT issuers whose keys could not be fetched or read at the last attempt.
-    pub issuers_unusable: Gauge,
-    /// Connections that could not be accepted because file descriptors or memory were exhausted.
-    pub accept_failures: Counter,
-    /// Metrics of the endpoints of each backend.
-    pub upstreams: UpstreamMetrics,
-    /// Requests that were sent again because no byte was written, or because the method is safe. Attempts at a
-    /// different endpoint after a failed connection are not counted.
-    pub upstream_retries: Counter,
-    /// Requests that no rule allows, but that passed because authorization is in shadow mode.
-    pub authorization_shadow_denials: Counter,
-    limit_rules: Family<Vec<(&'static str, String)>, Counter>,
-    /// Requests that ended with a panic.
-    pub panics: Counter,
-    /// Dropped log lines.
-    log_lines_dropped: Counter,
-    audit_lines_lost: Counter,
-    spans_dropped: Counter,
-    spans_exported: Counter,
-    connections_ended: Counters<1>,
+/// Declares [`Metrics`]: the groups and collectors, which have modules of their own, and single metrics. The help text of
+/// a metric is also its documentation here.
+macro_rules! metrics {
+    ($($visibility:vis $field:ident: $type:ty = $name:literal [$($label:literal),*] $help:literal;)*) => {
+        /// The metrics of one gateway.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            /// Has the metrics without the prefix.
+            process: Registry,
+            descriptors: Vec<MetricDescriptor>,
+            workers: WorkerCollector,
+            /// Metrics of statements.
+            pub queries: QueryMetrics,
+            /// Metrics of the persistent token store.
+            pub store: StoreMetrics,
+            /// Metrics of the endpoints of each backend.
+            pub upstreams: UpstreamMetrics,
+            $(#[doc = $help] $visibility $field: $type,)*
+        }
+
+        impl Metrics {
+            fn register(mut catalogue: MetricCatalogue, process: Registry, workers: WorkerCollector) -> Metrics {
+                Metrics {
+                    process,
+                    workers,
+                    queries: QueryMetrics::new(&mut catalogue),
+                    store: StoreMetrics::new(&mut catalogue),
+                    upstreams: UpstreamMetrics::new(&mut catalogue),
+                    $($field: catalogue.register($name, &[$($label),*], $help),)*
+                    registry: catalogue.registry,
+                    descriptors: catalogue.descriptors,
+                }
+            }
+        }
+    };
+}
+
+metrics! {
+    pub connections: Gauge = "client_connections" [] "Open client connections";
+    pub requests_in_flight: Gauge = "requests_in_flight" []
+        "Requests that count toward limits.requests, until the end of the response body";
+    pub requests_queued: Gauge = "requests_queued" []
+        "Requests in flight that are queued because upstream.requests or upstream.requests_per_endpoint is reached";
+    pub certificates_unusable: Gauge = "certificates_unusable" []
+        "1 if the certificate files could not be read and the previous certificates are kept, else 0";
+    pub tokens_evicted: Counter = "tokens_evicted" []
+        "Live tokens that were evicted from memory because tokens.max or tokens.max_per_user was reached";
+    pub tokens: Gauge = "tokens" [] "Tokens in memory; expired ones are evicted after some seconds";
+    certificates: Labelled<Gauge> = "certificate_expiry_timestamp_seconds" ["names"]
+        "Expiry of a server certificate in seconds since the Unix epoch";
+    certificate_starts: Labelled<Gauge> = "certificate_start_timestamp_seconds" ["names"]
+        "Start of the validity of a server certificate in seconds since the Unix epoch";
+    reloads: Counters<1> = "config_reloads" ["outcome"]
+        "Configuration reloads; after a `failure` the previous configuration is kept";
+    last_reload_successful: Gauge = "config_last_reload_successful" []
+        "1 if the last configuration reload succeeded, 0 if the previous configuration was kept";
+    last_reload_timestamp: Gauge = "config_last_reload_success_timestamp_seconds" []
+        "Time of the last successful configuration load in seconds since the Unix epoch";
+    pub restart_pending: Gauge = "config_restart_pending" []
+        "Number of changed options that become active only with a restart";
+    pub users_unusable: Gauge = "users_unusable" []
+        "1 if the users file could not be read and the previous users are kept, else 0";
+    pub issuers_unusable: Gauge = "issuers_unusable" []
+        "JWT issuers whose keys could not be fetched or read at the last attempt";
+    pub accept_failures: Counter = "accept_failures" []
+        "Connections not accepted because file descriptors or memory were exhausted";
+    pub upstream_retries: Counter = "upstream_retries" []
+        "Requests that were sent again because no byte was written, or because the method is safe. Attempts at a \
+         different endpoint after a failed connection are not counted.";
+    pub authorization_shadow_denials: Counter = "authorization_shadow_denials" []
+        "Requests that no authorization rule allows, but that passed in shadow mode";
+    limit_rules: Labelled<Counter> = "limit_rule_exceeded" ["rule"]
+        "Requests above the limit of a rule of limits.rules; in shadow mode they were forwarded";
+    pub panics: Counter = "panics" [] "Requests that ended with a panic";
+    log_lines_dropped: Counter = "log_lines_dropped" [] "Log lines dropped because the output did not keep up";
+    audit_lines_lost: Counter = "audit_lines_lost" []
+        "Lines that an output of the audit log has lost; also counted as dropped log lines";
+    spans_dropped: Counter = "trace_spans_dropped" []
+        "Trace spans dropped because the queue was full or the collector did not accept them";
+    spans_exported: Counter = "trace_spans_exported" [] "Trace spans that the collector accepted";
+    connections_ended: Counters<1> = "connections_ended" ["cause"]
+        "Client connections that the gateway closed or did not accept, by cause";
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
         let mut catalogue = MetricCatalogue::new();
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        catalogue.registry.register("build", BUILD.help, build);
+        catalogue.registry.register(BUILD.name, BUILD.help, build);
         catalogue.add_descriptors(&[BUILD]);
         let workers = WorkerCollector::default();
         catalogue.add_descriptors(worker_collector::DESCRIPTORS);
@@ -114,110 +143,18 @@ impl Default for Metrics {
         let mut process = Registry::default();
         catalogue.add_descriptors(process::DESCRIPTORS);
         process.register_collector(Box::new(ProcessCollector::new()));
-        let metrics = Metrics {
-            process,
-            workers,
-            connections: catalogue.register_gauge("client_connections", "Open client connections"),
-            requests_in_flight: catalogue
-                .register_gauge("requests_in_flight", "Requests that count toward limits.requests, until the end of the response body"),
-            requests_queued: catalogue.register_gauge(
-                "requests_queued",
-                "Requests in flight that are queued because upstream.requests or upstream.requests_per_endpoint is reached",
-            ),
-            certificates_unusable: catalogue.register_gauge(
-                "certificates_unusable",
-                "1 if the certificate files could not be read and the previous certificates are kept, else 0",
-            ),
-            queries: QueryMetrics::new(&mut catalogue),
-            store: StoreMetrics::new(&mut catalogue),
-            tokens_evicted: catalogue.register_counter(
-                "tokens_evicted",
-                "Live tokens that were evicted from memory because tokens.max or tokens.max_per_user was reached",
-            ),
-            tokens: catalogue.register_gauge("tokens", "Tokens in memory; expired ones are evicted after some seconds"),
-            certificates: catalogue.register_gauges(
-                "certificate_expiry_timestamp_seconds",
-                &["names"],
-                "Expiry of a server certificate in seconds since the Unix epoch",
-            ),
-            certificate_starts: catalogue.register_gauges(
-                "certificate_start_timestamp_seconds",
-                &["names"],
-                "Start of the validity of a server certificate in seconds since the Unix epoch",
-            ),
-            reloads: catalogue.register_counters(
-                "config_reloads",
-                &["outcome"],
-                "Configuration reloads; after a `failure` the previous configuration is kept",
-            ),
-            last_reload_successful: catalogue.register_gauge(
-                "config_last_reload_successful",
-                "1 if the last configuration reload succeeded, 0 if the previous configuration was kept",
-            ),
-            last_reload_timestamp: catalogue.register_gauge(
-                "config_last_reload_success_timestamp_seconds",
-                "Time of the last successful configuration load in seconds since the Unix epoch",
-            ),
-            restart_pending: catalogue.register_gauge(
-                "config_restart_pending",
-                "Number of changed options that become active only with a restart",
-            ),
-            users_unusable: catalogue.register_gauge(
-                "users_unusable",
-                "1 if the users file could not be read and the previous users are kept, else 0",
-            ),
-            issuers_unusable: catalogue.register_gauge(
-                "issuers_unusable",
-                "JWT issuers whose keys could not be fetched or read at the last attempt",
-            ),
-            accept_failures: catalogue.register_counter(
-                "accept_failures",
-                "Connections not accepted because file descriptors or memory were exhausted",
-            ),
-            upstream_retries: catalogue.register_counter(
-                "upstream_retries",
-                "Requests that were sent again because no byte was written, or because the method is safe. Attempts at a \
-                 different endpoint after a failed connection are not counted.",
-            ),
-            upstreams: UpstreamMetrics::new(&mut catalogue),
-            authorization_shadow_denials: catalogue.register_counter(
-                "authorization_shadow_denials",
-                "Requests that no authorization rule allows, but that passed in shadow mode",
-            ),
-            limit_rules: catalogue.register_family(
-                "limit_rule_exceeded",
-                MetricKind::Counter,
-                &["rule"],
-                "Requests above the limit of a rule of limits.rules; in shadow mode they were forwarded",
-            ),
-            panics: catalogue.register_counter("panics", "Requests that ended with a panic"),
-            log_lines_dropped: catalogue
-                .register_counter("log_lines_dropped", "Log lines dropped because the output did not keep up"),
-            audit_lines_lost: catalogue.register_counter(
-                "audit_lines_lost",
-                "Lines that an output of the audit log has lost; also counted as dropped log lines",
-            ),
-            spans_dropped: catalogue.register_counter(
-                "trace_spans_dropped",
-                "Trace spans dropped because the queue was full or the collector did not accept them",
-            ),
-            spans_exported: catalogue
-                .register_counter("trace_spans_exported", "Trace spans that the collector accepted"),
-            connections_ended: catalogue.register_counters(
-                "connections_ended",
-                &["cause"],
-                "Client connections that the gateway closed or did not accept, by cause",
-            ),
-            registry: catalogue.registry,
-            descriptors: catalogue.descriptors,
-        };
+        let metrics = Metrics::register(catalogue, process, workers);
         metrics.initialize_series();
         metrics
     }
 }
 
-const BUILD: MetricDescriptor =
-    MetricDescriptor::new("build", MetricKind::Info, &["version"], "Version of the gateway; always 1");
+const BUILD: MetricDescriptor = MetricDescriptor {
+    name: "build",
+    kind: MetricType::Info,
+    labels: &["version"],
+    help: "Version of the gateway; always 1",
+};
 
 impl Metrics {
     /// The counters of the current thread.
@@ -350,20 +287,9 @@ mod tests {
         metrics.store.record_operation("fetch", true, Duration::from_millis(2));
         metrics.set_certificates(&[("a.test, b.test".into(), [1_800_000_000, 1_900_000_000])]);
         metrics.record_reload(false);
-        let endpoint = EndpointMetrics {
-            upstream: "default".into(),
-            backend: "timbr".into(),
-            address: "10.0.0.1:8000".into(),
-            is_usable: true,
-            in_flight: 1,
-            abandoned: 0,
-            abandonments: 0,
-            open_connections: 2,
-            responses: 3,
-            failures: 0,
-            ejections: 0,
-        };
-        metrics.upstreams.update(&[endpoint], &[], &[("default".into(), "timbr".into(), 0)]);
+        let counts = EndpointCounts { in_flight: 1, open_connections: 2, responses: 3, ..EndpointCounts::default() };
+        metrics.upstreams.add_endpoint(["default", "timbr", "10.0.0.1:8000"], true, &counts);
+        metrics.upstreams.add_lookup_failures("default", "timbr", 0);
         metrics
     }
 
@@ -415,9 +341,9 @@ mod tests {
         let descriptors = metrics.descriptors();
         let mut exported: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         exported.sort_unstable();
-        let type_of = |kind: MetricKind| if kind == MetricKind::Info { "gauge".to_owned() } else { kind.to_string() };
+        let type_of = |kind: MetricType| if kind == MetricType::Info { MetricType::Gauge } else { kind };
         let mut known: Vec<_> =
-            descriptors.iter().map(|one| format!("{} {}", one.full_name(), type_of(one.kind))).collect();
+            descriptors.iter().map(|one| format!("{} {}", one.full_name(), type_of(one.kind).as_str())).collect();
         known.sort_unstable();
         assert_eq!(exported, known);
         for line in text.lines().filter(|line| !line.starts_with('#')) {

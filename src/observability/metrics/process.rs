@@ -5,34 +5,22 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 
-use crate::observability::metrics::catalogue::{MetricDescriptor, MetricKind};
+use crate::observability::metrics::catalogue::{MetricDescriptor, collected_metrics};
 use crate::observability::metrics::worker_collector::CollectorEncoder;
 
-const fn process_metric(name: &'static str, kind: MetricKind, help: &'static str) -> MetricDescriptor {
-    MetricDescriptor { name, kind, labels: &[], help, is_process_metric: true }
+collected_metrics! {
+    START_TIME = Gauge "process_start_time_seconds" []
+        "Start time of the process in seconds since the Unix epoch";
+    CPU_SECONDS = Counter "process_cpu_seconds" [] "User and system CPU time of the process";
+    RESIDENT_MEMORY = Gauge "process_resident_memory_bytes" [] "Resident memory";
+    VIRTUAL_MEMORY = Gauge "process_virtual_memory_bytes" [] "Virtual memory";
+    OPEN_FDS = Gauge "process_open_fds" [] "Open file descriptors";
+    MAX_FDS = Gauge "process_max_fds" [] "Maximum number of open file descriptors";
+    THREADS = Gauge "process_threads" [] "Number of threads";
 }
-
-const START_TIME: MetricDescriptor = process_metric(
-    "process_start_time_seconds",
-    MetricKind::Gauge,
-    "Start time of the process in seconds since the Unix epoch",
-);
-const CPU_SECONDS: MetricDescriptor =
-    process_metric("process_cpu_seconds", MetricKind::Counter, "User and system CPU time of the process");
-const RESIDENT_MEMORY: MetricDescriptor =
-    process_metric("process_resident_memory_bytes", MetricKind::Gauge, "Resident memory");
-const VIRTUAL_MEMORY: MetricDescriptor =
-    process_metric("process_virtual_memory_bytes", MetricKind::Gauge, "Virtual memory");
-const OPEN_FDS: MetricDescriptor = process_metric("process_open_fds", MetricKind::Gauge, "Open file descriptors");
-const MAX_FDS: MetricDescriptor =
-    process_metric("process_max_fds", MetricKind::Gauge, "Maximum number of open file descriptors");
-const THREADS: MetricDescriptor = process_metric("process_threads", MetricKind::Gauge, "Number of threads");
-
-/// Descriptions of these metrics.
-pub const DESCRIPTORS: &[MetricDescriptor] =
-    &[START_TIME, CPU_SECONDS, RESIDENT_MEMORY, VIRTUAL_MEMORY, OPEN_FDS, MAX_FDS, THREADS];
 
 /// Reads `/proc` at each scrape, and omits what cannot be read.
 #[derive(Debug)]

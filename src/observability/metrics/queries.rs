@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 
-use crate::observability::metrics::catalogue::{MetricCatalogue, MetricKind};
+use crate::observability::metrics::catalogue::{Labelled, MetricCatalogue};
 
 /// Maximum number of ontologies with series of their own.
 const MAX_ONTOLOGIES: usize = 50;
@@ -20,15 +19,14 @@ const OTHER: &str = "other";
 /// The label of statements that name no ontology.
 const NONE: &str = "none";
 
-type Labels = Vec<(&'static str, String)>;
 type Seconds = Counter<f64, AtomicU64>;
 
 /// Clones share the same metrics.
 #[derive(Clone, Debug)]
 pub struct QueryMetrics {
-    counts: Family<Labels, Counter>,
-    durations: Family<Labels, Seconds>,
-    bytes: Family<Labels, Counter>,
+    counts: Labelled<Counter>,
+    durations: Labelled<Seconds>,
+    bytes: Labelled<Counter>,
     ontologies: Arc<Mutex<HashMap<Box<str>, OntologyCounters>>>,
 }
 
@@ -43,22 +41,19 @@ struct OntologyCounters {
 impl QueryMetrics {
     pub(super) fn new(catalogue: &mut MetricCatalogue) -> QueryMetrics {
         QueryMetrics {
-            counts: catalogue.register_family(
+            counts: catalogue.register(
                 "queries",
-                MetricKind::Counter,
                 &["ontology", "outcome"],
                 "Statements that ended, while journal.enabled is set; `outcome` is `ok` or `error`. The 51st ontology and all \
                  after it are `other`.",
             ),
-            durations: catalogue.register_family(
+            durations: catalogue.register(
                 "query_duration_seconds",
-                MetricKind::Counter,
                 &["ontology"],
                 "Sum of the durations of these statements, to the end of the response",
             ),
-            bytes: catalogue.register_family(
+            bytes: catalogue.register(
                 "query_response_bytes",
-                MetricKind::Counter,
                 &["ontology"],
                 "Bytes of the response bodies of these statements",
             ),

@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::observability::metrics::catalogue::{Counters, Labels, MetricCatalogue};
+use crate::observability::metrics::histogram::bucket_bounds;
 
 /// Clones share the same metrics.
 #[derive(Clone, Debug)]
@@ -20,16 +21,17 @@ pub struct StoreMetrics {
 impl StoreMetrics {
     pub(super) fn new(catalogue: &mut MetricCatalogue) -> StoreMetrics {
         let metrics = StoreMetrics {
-            up: catalogue.register_gauge("store_up", "1 while the token store responds, otherwise 0"),
-            operations: catalogue.register_counters(
+            up: catalogue.register("store_up", &[], "1 while the token store responds, otherwise 0"),
+            operations: catalogue.register(
                 "store_operations",
                 &["operation", "outcome"],
                 "Operations of the persistent token store; `outcome` is `ok` or `unavailable`",
             ),
-            durations: catalogue.register_histograms(
+            durations: catalogue.register_metric(
                 "store_operation_duration_seconds",
                 &["operation"],
                 "Duration of operations of the persistent token store",
+                Family::new_with_constructor(|| Histogram::new(bucket_bounds())),
             ),
         };
         // `rate()` does not see the first event of a series that it creates.

@@ -12,29 +12,11 @@ use parking_lot::Mutex;
 
 use crate::base::counter::SingleWriterCounter;
 use crate::base::user_name::UserName;
+use crate::observability::label_values::label_values;
 use crate::observability::metrics::callers::CallerCounts;
 use crate::observability::metrics::histogram::{DurationHistogram, Histogram};
 use crate::observability::metrics::route::{CompletedRequest, RouteCounters, RouteTotals};
 use crate::observability::phase::Phase;
-
-/// Defines an enum whose variants are the values of a label.
-macro_rules! label_values {
-    ($(#[$about:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)* }) => {
-        $(#[$about])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$doc])* $variant,)* }
-
-        impl $name {
-            /// All variants, sorted by discriminant.
-            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
-
-            /// Label value.
-            pub fn as_str(self) -> &'static str {
-                match self { $($name::$variant => $word,)* }
-            }
-        }
-    };
-}
 
 label_values! {
     /// Outcome of a measured phase.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 
 use crate::observability::metrics::callers::TakenCallers;
-use crate::observability::metrics::catalogue::{MetricDescriptor, MetricKind};
+use crate::observability::metrics::catalogue::{MetricDescriptor, collected_metrics};
 use crate::observability::metrics::histogram::Histogram;
 use crate::observability::metrics::worker::{
     AuthOutcome, HandshakeFailure, MetricsTotals, Protocol, TlsVersion, WorkerCounters, WorkerMetrics,
@@ -51,103 +52,36 @@ impl WorkerCollector {
     }
 }
 
-const REQUESTS: MetricDescriptor = MetricDescriptor::new(
-    "requests",
-    MetricKind::Counter,
-    &["route", "method", "status", "reason"],
-    "Completed requests. `reason` is empty if the backend's response was passed on; `route` is `none` if \
-     no route matched",
-);
-const REJECTIONS: MetricDescriptor = MetricDescriptor::new(
-    "rejections",
-    MetricKind::Counter,
-    &["reason"],
-    "Requests that the gateway rejected, or whose response was cut short, by reason: `requests` without \
-     the successful ones",
-);
-const DURATION: MetricDescriptor = MetricDescriptor::new(
-    "request_duration_seconds",
-    MetricKind::Histogram,
-    &["route"],
-    "Time from the request head to the end of the response",
-);
-const TIME_TO_HEAD: MetricDescriptor = MetricDescriptor::new(
-    "request_to_head_duration_seconds",
-    MetricKind::Histogram,
-    &["route"],
-    "Time from the request head to the response head",
-);
-const UPSTREAM_TIME_TO_HEAD: MetricDescriptor = MetricDescriptor::new(
-    "upstream_to_head_duration_seconds",
-    MetricKind::Histogram,
-    &["route"],
-    "Time from sending a request to the backend to the head of its response, including the wait for a connection",
-);
-const RECEIVED: MetricDescriptor = MetricDescriptor::new(
-    "request_body_bytes",
-    MetricKind::Counter,
-    &["route"],
-    "Bytes of request bodies sent to backends",
-);
-const SENT: MetricDescriptor = MetricDescriptor::new(
-    "response_body_bytes",
-    MetricKind::Counter,
-    &["route"],
-    "Bytes of response bodies sent to clients",
-);
-const AUTH_PHASES: MetricDescriptor = MetricDescriptor::new(
-    "auth_step_duration_seconds",
-    MetricKind::Histogram,
-    &["step", "outcome"],
-    "Duration of authentication phases. A token in memory needs none of them",
-);
-const OPENED: MetricDescriptor = MetricDescriptor::new(
-    "client_connections_opened",
-    MetricKind::Counter,
-    &["protocol"],
-    "Client connections that reached HTTP",
-);
-const OPEN: MetricDescriptor = MetricDescriptor::new(
-    "client_connections_speaking",
-    MetricKind::Gauge,
-    &["protocol"],
-    "Open client connections that have reached HTTP",
-);
-const HANDSHAKES: MetricDescriptor = MetricDescriptor::new(
-    "tls_handshakes",
-    MetricKind::Counter,
-    &["version", "resumed"],
-    "Successful TLS handshakes with clients",
-);
-const HANDSHAKE_FAILURES: MetricDescriptor = MetricDescriptor::new(
-    "handshake_failures",
-    MetricKind::Counter,
-    &["kind"],
-    "Client connections whose TLS handshake or PROXY protocol header failed",
-);
-const HANDSHAKE: MetricDescriptor = MetricDescriptor::new(
-    "tls_handshake_duration_seconds",
-    MetricKind::Histogram,
-    &[],
-    "Duration of successful TLS handshakes with clients",
-);
-
-/// Descriptions of these metrics.
-pub const DESCRIPTORS: &[MetricDescriptor] = &[
-    REQUESTS,
-    REJECTIONS,
-    DURATION,
-    TIME_TO_HEAD,
-    UPSTREAM_TIME_TO_HEAD,
-    RECEIVED,
-    SENT,
-    AUTH_PHASES,
-    OPENED,
-    OPEN,
-    HANDSHAKES,
-    HANDSHAKE_FAILURES,
-    HANDSHAKE,
-];
+collected_metrics! {
+    REQUESTS = Counter "requests" ["route", "method", "status", "reason"]
+        "Completed requests. `reason` is empty if the backend's response was passed on; `route` is `none` if \
+     no route matched";
+    REJECTIONS = Counter "rejections" ["reason"]
+        "Requests that the gateway rejected, or whose response was cut short, by reason: `requests` without \
+     the successful ones";
+    DURATION = Histogram "request_duration_seconds" ["route"]
+        "Time from the request head to the end of the response";
+    TIME_TO_HEAD = Histogram "request_to_head_duration_seconds" ["route"]
+        "Time from the request head to the response head";
+    UPSTREAM_TIME_TO_HEAD = Histogram "upstream_to_head_duration_seconds" ["route"]
+        "Time from sending a request to the backend to the head of its response, including the wait for a connection";
+    RECEIVED = Counter "request_body_bytes" ["route"]
+        "Bytes of request bodies sent to backends";
+    SENT = Counter "response_body_bytes" ["route"]
+        "Bytes of response bodies sent to clients";
+    AUTH_PHASES = Histogram "auth_step_duration_seconds" ["step", "outcome"]
+        "Duration of authentication phases. A token in memory needs none of them";
+    OPENED = Counter "client_connections_opened" ["protocol"]
+        "Client connections that reached HTTP";
+    OPEN = Gauge "client_connections_speaking" ["protocol"]
+        "Open client connections that have reached HTTP";
+    HANDSHAKES = Counter "tls_handshakes" ["version", "resumed"]
+        "Successful TLS handshakes with clients";
+    HANDSHAKE_FAILURES = Counter "handshake_failures" ["kind"]
+        "Client connections whose TLS handshake or PROXY protocol header failed";
+    HANDSHAKE = Histogram "tls_handshake_duration_seconds" []
+        "Duration of successful TLS handshakes with clients";
+}
 
 /// Encodes the metrics of a collector.
 pub struct CollectorEncoder<'a>(pub DescriptorEncoder<'a>);
@@ -155,7 +89,7 @@ pub struct CollectorEncoder<'a>(pub DescriptorEncoder<'a>);
 impl CollectorEncoder<'_> {
     /// Writes the header of a metric, whose values follow.
     pub fn start_metric(&mut self, descriptor: &MetricDescriptor) -> Result<MetricEncoder<'_>, Error> {
-        self.0.encode_descriptor(descriptor.name, descriptor.help, None, descriptor.kind.metric_type())
+        self.0.encode_descriptor(descriptor.name, descriptor.help, None, descriptor.kind)
     }
 }
 

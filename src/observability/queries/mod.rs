@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 
 use crate::base::clock;
 use crate::http::statement::{StatementClass, StatementFingerprint};
+use crate::observability::label_values::label_values;
 use crate::observability::metrics::QueryMetrics;
 
 pub use cancellation::Cancellation;
@@ -87,27 +88,15 @@ impl CompletedQuery {
     }
 }
 
-/// What a running query does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueryState {
-    /// It waits for a slot.
-    Queued,
-    /// The backend works on it, or the client reads its response.
-    Running,
-    /// The client has left, or an operator has cancelled it, and the backend may still work on it.
-    Abandoned,
-}
-
-impl QueryState {
-    const ALL: [QueryState; 3] = [QueryState::Queued, QueryState::Running, QueryState::Abandoned];
-
-    /// The word in JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            QueryState::Queued => "queued",
-            QueryState::Running => "running",
-            QueryState::Abandoned => "abandoned",
-        }
+label_values! {
+    /// What a running query does.
+    QueryState {
+        /// It waits for a slot.
+        Queued = "queued",
+        /// The backend works on it, or the client reads its response.
+        Running = "running",
+        /// The client has left, or an operator has cancelled it, and the backend may still work on it.
+        Abandoned = "abandoned",
     }
 }
 

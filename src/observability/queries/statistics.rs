@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::base::truncate::truncate;
+use crate::observability::label_values::label_values;
 use crate::observability::queries::CompletedQuery;
 
 /// The time that the statistics cover; the oldest part of five minutes is dropped as a whole.
@@ -29,32 +30,22 @@ const MAX_LABEL: usize = 256;
 /// What a statement weighs besides its duration, so that many fast ones count too.
 const MIN_WEIGHT: Duration = Duration::from_millis(1);
 
-/// What statements are grouped by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StatisticsKey {
-    /// The proven user.
-    User,
-    /// The ontology.
-    Ontology,
-    /// The statement without its literals.
-    Fingerprint,
+label_values! {
+    /// What statements are grouped by.
+    StatisticsKey {
+        /// The proven user.
+        User = "user",
+        /// The ontology.
+        Ontology = "ontology",
+        /// The statement without its literals.
+        Fingerprint = "fingerprint",
+    }
 }
 
 impl StatisticsKey {
-    const ALL: [StatisticsKey; 3] = [StatisticsKey::User, StatisticsKey::Ontology, StatisticsKey::Fingerprint];
-
     /// The kind of a word; `None` for any other text.
     pub fn parse(word: &str) -> Option<StatisticsKey> {
-        StatisticsKey::ALL.into_iter().find(|key| key.as_str() == word)
-    }
-
-    /// The word in JSON and on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            StatisticsKey::User => "user",
-            StatisticsKey::Ontology => "ontology",
-            StatisticsKey::Fingerprint => "fingerprint",
-        }
+        StatisticsKey::ALL.iter().copied().find(|key| key.as_str() == word)
     }
 }
 
@@ -340,7 +331,7 @@ mod tests {
         let end = start + Duration::from_secs(3500);
         assert!(statistics.parts.iter().flat_map(|part| &part.tables).all(|table| table.entries.len() <= MAX_KEYS));
         assert!(statistics.bytes() < 3 * 1024 * 1024, "{} bytes", statistics.bytes());
-        for by in StatisticsKey::ALL {
+        for by in StatisticsKey::ALL.iter().copied() {
             let list = statistics.top(end, by, 10);
             let count: u64 = list.rows.iter().map(|row| row.totals.count).sum::<u64>() + list.other.count;
             assert_eq!(count, 102_000, "{by:?}: no statement is lost");
