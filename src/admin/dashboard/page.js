@@ -54,6 +54,43 @@ function table(caption, columns, rows, options = {}) {
 
 const cell = (name, attributes, ...children) => el("td", { "data-name": name, ...attributes }, ...children);
 
+/** The button below a long list that shows all of it, or less. */
+const foldButton = (focus, isOpen, total, onclick) =>
+  el("p", { class: "more" }, el("button", { class: "small", type: "button", "data-focus": focus, "aria-expanded": String(isOpen), onclick }, isOpen ? "Show fewer" : `Show all ${total}`));
+
+/** The button of an admin command, which asks for a confirmation. `yes` and `no` are the words on its buttons. */
+function commandButton(word, name, { question, text, yes, no }, run) {
+  const onclick = () => {
+    for (const [id, words] of Object.entries({ title: question, text, yes, no })) $(`confirm-${id}`).textContent = words;
+    const dialog = $("confirm");
+    dialog.returnValue = "no";
+    dialog.onclose = () => {
+      if (dialog.returnValue === "yes") run();
+    };
+    dialog.showModal();
+  };
+  return el("button", { type: "button", class: "small danger", "data-focus": `${word} ${name}`, "aria-label": `${word} ${name}`, onclick }, word);
+}
+
+async function fetchJson(path, options) {
+  const response = await fetch(path, options);
+  return { ok: response.ok, body: await response.json() };
+}
+
+/** Sends an admin command about a `kind` of thing, and shows the result. `done` makes the text from the response. */
+async function sendCommand(path, body, kind, message, done) {
+  let ok = false, text = `The gateway did not respond; check whether the ${kind} is still listed.`;
+  try {
+    const response = await fetchJson(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+    ok = response.ok;
+    text = ok ? done(response.body) : response.body.data;
+  } catch {
+    // The text says so.
+  }
+  message.dataset.status = ok ? "ok" : "bad";
+  message.textContent = text;
+}
+
 // ---- Formats -----------------------------------------------------------------------------------------------------
 
 const now = () => Date.now() / 1000 + clockOffset;
@@ -434,7 +471,7 @@ function recent(showNew) {
   render(parent,
     waiting ? el("p", { class: "more" }, el("button", { class: "small", type: "button", "data-focus": "newer", onclick: () => recent(true) }, `Show ${waiting === newest.length ? `${waiting} or more` : waiting} newer`)) : null,
     table("Recent rejections", columns, rows.map(rejectionRows)),
-    shownRejections.length > COLLAPSED_ROWS ? el("p", { class: "more" }, el("button", { class: "small", type: "button", "data-focus": "all", "aria-expanded": String(showsAll), onclick: () => { showsAll = !showsAll; recent(); } }, showsAll ? "Show fewer" : `Show all ${shownRejections.length}`)) : null);
+    shownRejections.length > COLLAPSED_ROWS ? foldButton("all", showsAll, shownRejections.length, () => { showsAll = !showsAll; recent(); }) : null);
 }
 
 function rejectionRows(rejection) {
@@ -497,21 +534,18 @@ let tokenList = null;
 async function tokens() {
   const user = $("tokens-user").value.trim();
   const request = ++tokenRequests;
-  let list = null, problem = null;
+  let response;
   try {
-    const response = await fetch(`/tokens?limit=${MAX_TOKENS}${user ? `&user=${encodeURIComponent(user)}` : ""}`);
-    const body = await response.json();
-    if (response.ok) list = body;
-    else problem = body.data;
+    response = await fetchJson(`/tokens?limit=${MAX_TOKENS}${user ? `&user=${encodeURIComponent(user)}` : ""}`);
   } catch {
     return; // The page already shows that the gateway is unreachable.
   }
   if (request !== tokenRequests) return; // a newer request is in flight
-  if (problem) {
-    render($("tokens-body"), emptyState("Cannot list the tokens.", problem));
+  if (!response.ok) {
+    render($("tokens-body"), emptyState("Cannot list the tokens.", response.body.data));
     return;
   }
-  tokenList = list;
+  tokenList = response.body;
   showTokens(user);
 }
 
@@ -525,7 +559,7 @@ function showTokens(user) {
   const columns = [{ name: "User", class: "wide" }, { name: "Fingerprint" }, { name: "Issued" }, { name: "Last used" }, { name: "Expires" }, { name: "Action", hidden: true }];
   render($("tokens-body"), list.tokens.length
     ? [table("Active tokens", columns, shown.map(tokenRow), { quiet: true }),
-      all > COLLAPSED_TOKENS ? el("p", { class: "more" }, el("button", { class: "small", type: "button", "data-focus": "all-tokens", "aria-expanded": String(showsAllTokens), onclick: toggle }, showsAllTokens ? "Show fewer" : `Show all ${all}`)) : null,
+      all > COLLAPSED_TOKENS ? foldButton("all-tokens", showsAllTokens, all, toggle) : null,
       list.more ? el("p", { class: "more" }, `There are more than ${MAX_TOKENS} tokens; filter by user, or run `, el("code", {}, "timbr-gateway tokens list"), ".") : null]
     : emptyState(user ? `${user} has no active token.` : "No tokens yet.", "Clients get a token with POST /timbr/api/get_token."));
 }
@@ -537,31 +571,16 @@ function tokenRow(token) {
     cell("issued", { class: "nowrap" }, timeElement(token.minted, ago(token.minted))),
     cell("last used", { class: "nowrap" }, timeElement(token.last_used, ago(token.last_used))),
     cell("expires", { class: "nowrap" }, timeElement(token.expires, `in ${formatSeconds(token.expires - now())}`)),
-    cell("", { class: "num" }, el("button", { type: "button", class: "small danger", "data-focus": `revoke-${token.fingerprint}`, "aria-label": `Revoke ${token.fingerprint} of ${token.user}`, onclick: () => confirmRevocation(token) }, "Revoke")));
+    cell("", { class: "num" }, revokeButton(token)));
 }
 
-function confirmRevocation(token) {
-  $("confirm-text").textContent = `${token.fingerprint} of ${token.user} is revoked immediately, on all replicas. The user must log in again.`;
-  const dialog = $("confirm");
-  dialog.returnValue = "no";
-  dialog.onclose = () => {
-    if (dialog.returnValue === "yes") revoke(token);
-  };
-  dialog.showModal();
-}
-
-async function revoke(token) {
-  const message = $("tokens-message");
-  try {
-    const response = await fetch("/tokens/revoke", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ fingerprint: token.fingerprint }) });
-    const body = await response.json();
-    message.dataset.status = response.ok ? "ok" : "bad";
-    message.textContent = response.ok ? `Revoked ${token.fingerprint} of ${token.user}.` : body.data;
-  } catch {
-    message.dataset.status = "bad";
-    message.textContent = "The gateway did not respond; check whether the token is still listed.";
-  }
-  await tokens();
+function revokeButton(token) {
+  const name = `${token.fingerprint} of ${token.user}`;
+  const text = `${name} is revoked immediately, on all replicas. The user must log in again.`;
+  return commandButton("Revoke", name, { question: "Revoke this token?", text, yes: "Revoke", no: "Cancel" }, async () => {
+    await sendCommand("/tokens/revoke", { fingerprint: token.fingerprint }, "token", $("tokens-message"), () => `Revoked ${name}.`);
+    await tokens();
+  });
 }
 
 // ---- Configuration -----------------------------------------------------------------------------------------------

@@ -3,11 +3,6 @@
 
 const QUERY_ROWS = 10;
 
-const queryJson = async (path, options) => {
-  const response = await fetch(path, options);
-  return { ok: response.ok, body: await response.json() };
-};
-
 /** Whether the journal is on; `undefined` before the first update. */
 const isRecording = () => latest.configuration && latest.configuration.options.some((one) => one.key === "journal.enabled" && one.value === "true");
 
@@ -21,9 +16,9 @@ async function queries() {
   let running, top, slow;
   try {
     [running, top, slow] = await Promise.all([
-      queryJson("/queries/running"),
-      queryJson(`/queries/top?by=${$("queries-by").value}&limit=${QUERY_ROWS}`),
-      queryJson(`/queries/slow?limit=${QUERY_ROWS}`),
+      fetchJson("/queries/running"),
+      fetchJson(`/queries/top?by=${$("queries-by").value}&limit=${QUERY_ROWS}`),
+      fetchJson(`/queries/slow?limit=${QUERY_ROWS}`),
     ]);
   } catch {
     return; // The page already shows that the gateway is unreachable.
@@ -62,7 +57,7 @@ function runningRow(query) {
     cell("for", { class: "nowrap" }, duration(query.running_ms)),
     cell("ontology", { class: "break" }, query.ontology || "–"),
     cell("statement", {}, statement(query)),
-    cell("", { class: "num" }, query.state === "abandoned" ? null : el("button", { type: "button", class: "small danger", "data-focus": `cancel-${query.request_id}`, "aria-label": `Cancel ${query.request_id} of ${query.user}`, onclick: () => confirmCancellation(query) }, "Cancel")));
+    cell("", { class: "num" }, query.state === "abandoned" ? null : cancelButton(query)));
 }
 
 function topRow(row) {
@@ -83,28 +78,14 @@ function slowRow(query) {
     cell("duration", { class: "num" }, duration(query.total_ms)));
 }
 
-function confirmCancellation(query) {
-  $("cancel-text").textContent = `${query.request_id} of ${query.user} ends as if its client had left. The client receives 409.`;
-  const dialog = $("cancel-query");
-  dialog.returnValue = "no";
-  dialog.onclose = () => {
-    if (dialog.returnValue === "yes") cancelQuery(query);
-  };
-  dialog.showModal();
-}
-
-async function cancelQuery(query) {
-  const message = $("queries-message");
-  try {
-    const body = JSON.stringify({ request_id: query.request_id, why: "" });
-    const response = await queryJson("/queries/cancel", { method: "POST", headers: { "Content-Type": "application/json" }, body });
-    message.dataset.status = response.ok ? "ok" : "bad";
-    message.textContent = !response.ok ? response.body.data : response.body.cancelled ? `Cancelled a query of ${query.user}.` : "The query had already ended.";
-  } catch {
-    message.dataset.status = "bad";
-    message.textContent = "The gateway did not respond; check whether the query is still listed.";
-  }
-  await queries();
+function cancelButton(query) {
+  const name = `${query.request_id} of ${query.user}`;
+  const text = `${name} ends as if its client had left. The client receives 409.`;
+  return commandButton("Cancel", name, { question: "Cancel this query?", text, yes: "Cancel it", no: "Keep it" }, async () => {
+    const done = ({ cancelled }) => (cancelled ? `Cancelled a query of ${query.user}.` : "The query had already ended.");
+    await sendCommand("/queries/cancel", { request_id: query.request_id, why: "" }, "query", $("queries-message"), done);
+    await queries();
+  });
 }
 
 document.addEventListener("DOMContentLoaded", () => {
