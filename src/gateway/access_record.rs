@@ -150,21 +150,12 @@ impl AccessRecord {
 
     /// Records the end of the exchange with the backend: the head of its response, or a failure.
     pub fn upstream_finished(&mut self, sent_at: Instant, has_response: bool) {
-        match has_response {
-            true => self.upstream_responded(sent_at),
-            false => self.trace_upstream(Interval { start: sent_at, end: clock::now() }),
+        let interval = Interval { start: sent_at, end: clock::now() };
+        if has_response {
+            let duration = interval.end.duration_since(sent_at);
+            self.route.record_upstream(duration);
+            self.upstream_to_head = Some(duration);
         }
-    }
-
-    fn upstream_responded(&mut self, sent_at: Instant) {
-        let now = clock::now();
-        let duration = now.duration_since(sent_at);
-        self.route.record_upstream(duration);
-        self.upstream_to_head = Some(duration);
-        self.trace_upstream(Interval { start: sent_at, end: now });
-    }
-
-    fn trace_upstream(&self, interval: Interval) {
         if let Some(trace) = &self.timing.trace {
             trace.record_upstream(interval);
         }
@@ -193,7 +184,6 @@ impl AccessRecord {
             user: self.user.as_ref().map(|user| truncate(user.as_str(), MAX_USER).to_owned()),
             key: self.key.map(|key| key.to_string()),
             request_id: self.context.request_id().to_owned(),
-            backend: None,
             received,
             sent: self.sent,
         };

@@ -23,7 +23,8 @@ const MAX_DETAIL: usize = 512;
 /// How the body of a request carries a statement.
 #[derive(Clone, Copy, Debug)]
 pub struct StatementSource {
-    format: StatementFormat,
+    /// The syntax of the body.
+    pub format: StatementFormat,
     /// Whether the body is the text that the backend reads.
     is_plain: bool,
 }
@@ -117,12 +118,17 @@ impl StatementSource {
     ///
     /// SECURITY: the class of a body that was not read completely is unknown.
     pub fn read(self, body: Option<&[u8]>) -> Statement<'_> {
-        body.filter(|_| self.is_plain).map_or(Statement::UNKNOWN, |body| Statement::read(self.format, body))
+        self.plain_text(body).map_or(Statement::UNKNOWN, |body| Statement::read(self.format, body))
+    }
+
+    /// The body, if it is the text that the backend reads.
+    pub fn plain_text(self, body: Option<&[u8]>) -> Option<&[u8]> {
+        body.filter(|_| self.is_plain)
     }
 }
 
 /// SECURITY: a backend that decompresses or converts the body reads a different statement.
-pub fn is_plain_text(screened: &Screened) -> bool {
+fn is_plain_text(screened: &Screened) -> bool {
     let headers = screened.headers();
     let is_plain = |charset: &str| ["utf-8", "utf8", "us-ascii"].iter().any(|plain| charset.starts_with(plain));
     headers.all(HeaderName::ContentEncoding).all(|value| value.eq_ignore_ascii_case(b"identity"))
@@ -133,7 +139,7 @@ pub fn is_plain_text(screened: &Screened) -> bool {
 }
 
 /// How the body of a request carries a statement; `None` if it carries none.
-pub fn statement_format(screened: &Screened) -> Option<StatementFormat> {
+fn statement_format(screened: &Screened) -> Option<StatementFormat> {
     let path = screened.path().trim_end_matches('/');
     if path == "/timbr/api/mcp" || path.starts_with("/timbr/api/mcp/") {
         return Some(StatementFormat::Mcp);

@@ -33,15 +33,6 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_result_is_passed_through() {
-        let slow = async {
-            tokio::task::yield_now().await;
-            1
-        };
-        assert_eq!(catch_panic(pin!(slow)).await, Ok(1));
-    }
-
-    #[tokio::test]
     async fn a_panic_in_any_phase_is_a_result() {
         struct SetOnDrop<'a>(&'a std::cell::Cell<bool>);
         impl Drop for SetOnDrop<'_> {

@@ -1,8 +1,5 @@
 //! `POST /timbr/api/get_token`: the only request to which the gateway itself responds.
 
-use bytes::Bytes;
-use http::StatusCode;
-
 use crate::auth::bearer::BearerError;
 use crate::auth::failure_limiter::TooManyFailures;
 use crate::auth::verifier::VerifyError;
@@ -13,8 +10,9 @@ use crate::gateway::exchange::Exchange;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::respond::GatewayResponse;
 use crate::gateway::screen::{reject_ambiguous_headers, require_content_type};
-use crate::gateway::stop::{reject_stopped_route, reject_stopped_user};
+use crate::gateway::stop::reject_if_stopped;
 use crate::http::headers::{Head, HeaderName, Headers};
+use crate::store::StopKind;
 
 /// The name of this route in logs, metrics and `explain`.
 pub(super) const ROUTE_NAME: &str = "get_token";
@@ -24,7 +22,7 @@ impl Gateway {
     /// `{"data":["tk_…"],"status":"success"}`.
     pub(super) async fn get_token(&self, head: &Head, exchange: &mut Exchange) -> Result<GatewayResponse, Rejection> {
         exchange.set_route(&self.route_metrics.get_token);
-        reject_stopped_route(self.auth.store(), ROUTE_NAME)?;
+        reject_if_stopped(self.auth.store(), StopKind::Route, ROUTE_NAME)?;
         exchange.permit().begin_authentication()?;
         let minted = match self.mint(head, exchange).await {
             Ok(minted) => minted,
@@ -33,9 +31,6 @@ impl Gateway {
                 return Err(rejection);
             }
         };
-        let mut headers = Headers::new();
-        headers.push(HeaderName::ContentType, b"application/json");
-        headers.push(HeaderName::CacheControl, b"no-store");
         let body = format!(r#"{{"data":["{}"],"status":"success"}}"#, minted.token.expose());
         let allowed = self.reject_denied_login(&minted);
         exchange.record.user = Some(minted.user);
@@ -46,7 +41,7 @@ impl Gateway {
             exchange.record.audit("mint", Rejection::AuditUnavailable.reason());
             return Err(Rejection::AuditUnavailable);
         }
-        Ok(GatewayResponse::local(StatusCode::OK, headers, Bytes::from(body)))
+        Ok(GatewayResponse::json(body))
     }
 
     pub(super) fn reject_denied_login(&self, minted: &MintedToken) -> Result<(), Rejection> {
@@ -54,7 +49,7 @@ impl Gateway {
         if store.denies(Some(&minted.user), minted.id.fingerprint()) {
             return Err(Rejection::CredentialDenied);
         }
-        reject_stopped_user(store, &minted.user)
+        reject_if_stopped(store, StopKind::User, minted.user.as_str())
     }
 
     /// The error has the user that an authentic bearer names.

@@ -4,7 +4,7 @@
 //! thousand: each worker overwrites the oldest record in its own ring. Only a query of an operator contends for the
 //! lock of a ring.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,16 +35,14 @@ pub struct RejectionRecord {
     pub time: Duration,
     /// From the head of the request to the rejection.
     pub elapsed: Duration,
+    // UTF-8 is checked only when an operator reads the texts, which is rare.
     request_id: Vec<u8>,
     trace_id: [u8; 32],
     /// The address of the client, which may be behind trusted proxies.
     pub client: IpAddr,
-    /// The method; `-` if it could not be read.
-    pub method: String,
-    /// The path without the query.
-    pub path: String,
-    /// The name of the route; empty if no route was found.
-    pub route: String,
+    method: Vec<u8>,
+    path: Vec<u8>,
+    route: Vec<u8>,
     /// Status, reason, rules and remedy.
     pub entry: &'static RejectionEntry,
     /// The phase that rejected the request.
@@ -130,42 +128,35 @@ impl RejectionRecorder {
 impl RejectionRing {
     fn record(&mut self, rejection: &Rejection, request: &AccessRecord) {
         let context = &request.context;
-        if self.next == self.records.len() {
-            self.records.push(RejectionRecord::blank());
-        }
-        let RejectionRecord {
-            time,
-            elapsed,
-            request_id,
-            trace_id,
-            client,
-            method,
-            path,
-            route,
-            entry,
-            phase,
-            header,
-            detail,
-            user,
-            key,
-        } = &mut self.records[self.next];
-        self.next = (self.next + 1) % self.capacity;
-        *time = clock::unix_time();
-        *elapsed = clock::recent().duration_since(context.started_at);
-        *client = context.origin.address;
-        *entry = rejection.entry();
-        *phase = rejection.phase(request.route.name());
-        *header = rejection.header();
-        *detail = rejection.detail().map(Into::into);
-        user.clone_from(&request.user);
-        *key = request.key;
+        let mut old = self.records.get_mut(self.next);
         // The buffers of the oldest record are reused, so that a flood allocates nothing.
-        *trace_id = *context.trace_id();
-        request_id.clear();
-        request_id.extend_from_slice(context.request_id_bytes());
-        overwrite(method, request.method());
-        overwrite(path, request.path());
-        overwrite(route, request.route.name());
+        let mut reuse = |buffer: fn(&mut RejectionRecord) -> &mut Vec<u8>, text: &[u8]| {
+            let mut bytes = old.as_deref_mut().map(|old| std::mem::take(buffer(old))).unwrap_or_default();
+            bytes.clear();
+            bytes.extend_from_slice(text);
+            bytes
+        };
+        let record = RejectionRecord {
+            time: clock::unix_time(),
+            elapsed: clock::recent().duration_since(context.started_at),
+            request_id: reuse(|old| &mut old.request_id, context.request_id_bytes()),
+            trace_id: *context.trace_id(),
+            client: context.origin.address,
+            method: reuse(|old| &mut old.method, request.method().as_bytes()),
+            path: reuse(|old| &mut old.path, request.path().as_bytes()),
+            route: reuse(|old| &mut old.route, request.route.name().as_bytes()),
+            entry: rejection.entry(),
+            phase: rejection.phase(request.route.name()),
+            header: rejection.header(),
+            detail: rejection.detail().map(Into::into),
+            user: request.user.clone(),
+            key: request.key,
+        };
+        match old {
+            Some(old) => *old = record,
+            None => self.records.push(record),
+        }
+        self.next = (self.next + 1) % self.capacity;
     }
 
     /// From the newest to the oldest.
@@ -178,53 +169,41 @@ impl RejectionRing {
 impl RejectionRecord {
     /// The request id. A client may have chosen it, so several requests may have the same.
     pub fn request_id(&self) -> &str {
-        ascii_text(&self.request_id)
+        text(&self.request_id)
     }
 
     /// The trace id as hex digits.
     pub fn trace_id(&self) -> &str {
-        ascii_text(&self.trace_id)
+        text(&self.trace_id)
+    }
+
+    /// The method; `-` if it could not be read.
+    pub fn method(&self) -> &str {
+        text(&self.method)
+    }
+
+    /// The path without the query.
+    pub fn path(&self) -> &str {
+        text(&self.path)
+    }
+
+    /// The name of the route; empty if no route was found.
+    pub fn route(&self) -> &str {
+        text(&self.route)
     }
 
     /// The phases that the request went through, first to last. The last one rejected it.
     pub fn trace(&self) -> impl Iterator<Item = (Phase, PhaseOutcome)> {
-        let is_get_token = self.route == get_token::ROUTE_NAME;
+        let is_get_token = self.route() == get_token::ROUTE_NAME;
         let path = if is_get_token { Phase::GET_TOKEN_PATH } else { Phase::FORWARD_PATH };
         let passed = path.iter().position(|phase| *phase == self.phase).unwrap_or(0);
         let passed = path[..passed].iter().map(|phase| (*phase, PhaseOutcome::Passed));
         passed.chain([(self.phase, PhaseOutcome::Refused)])
     }
-
-    /// A record to be overwritten.
-    fn blank() -> RejectionRecord {
-        RejectionRecord {
-            time: Duration::ZERO,
-            elapsed: Duration::ZERO,
-            request_id: Vec::new(),
-            trace_id: [b'0'; 32],
-            client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            method: String::new(),
-            path: String::new(),
-            route: String::new(),
-            entry: Rejection::InternalError.entry(),
-            phase: Phase::Unknown,
-            header: None,
-            detail: None,
-            user: None,
-            key: None,
-        }
-    }
 }
 
-/// Ids are ASCII when they are recorded. UTF-8 is checked only when an operator reads them, which is rare.
-fn ascii_text(bytes: &[u8]) -> &str {
+fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
-}
-
-/// Replaces `old` by `new` in the same buffer.
-fn overwrite(old: &mut String, new: &str) {
-    old.clear();
-    old.push_str(new);
 }
 
 #[cfg(test)]
@@ -275,7 +254,7 @@ mod tests {
         all.sort();
         assert_eq!(all, ["a", "b"]);
         let found = rejections.newest(10, |record| record.request_id() == "b");
-        assert_eq!((found.len(), found[0].entry.reason, found[0].method.as_str()), (1, "api_key_missing", "GET"));
+        assert_eq!((found.len(), found[0].entry.reason, found[0].method()), (1, "api_key_missing", "GET"));
         assert!(RecentRejections::new(64).capacity() >= 64 * MIN_RECORDS_PER_WORKER);
     }
 
@@ -289,13 +268,16 @@ mod tests {
         record(&recorder, "b");
         let newest = &rejections.newest(1, |_| true)[0];
         assert_eq!((newest.request_id(), newest.trace_id().len()), ("b", 32));
-        assert_eq!(newest.path, "/timbr/api/query/");
+        assert_eq!(newest.path(), "/timbr/api/query/");
     }
 
     #[test]
     fn the_trace_ends_with_the_phase_that_rejected() {
+        let rejections = RecentRejections::new(1);
+        record(&rejections.recorder(0), "a");
+        let recorded = &rejections.newest(1, |_| true)[0];
         let trace = |phase, route: &str| {
-            let record = RejectionRecord { phase, route: route.to_owned(), ..RejectionRecord::blank() };
+            let record = RejectionRecord { phase, route: route.into(), ..recorded.clone() };
             record.trace().collect::<Vec<_>>()
         };
         let screened = trace(Phase::Screen, "api");

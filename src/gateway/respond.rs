@@ -79,12 +79,14 @@ impl GatewayResponse {
         GatewayResponse { status, headers, source: BodySource::Local(Some(body)) }
     }
 
+    /// A JSON document of the gateway itself.
+    pub fn json(document: String) -> GatewayResponse {
+        GatewayResponse::local(StatusCode::OK, json_headers(), document.into())
+    }
+
     /// A response that begins before the backend's.
     pub fn padded(body: PaddedBody) -> GatewayResponse {
-        let mut headers = Headers::new();
-        headers.push(HeaderName::ContentType, padded_body::MEDIA_TYPE);
-        headers.push(HeaderName::CacheControl, b"no-store");
-        GatewayResponse { status: StatusCode::OK, headers, source: BodySource::Padded(Box::new(body)) }
+        GatewayResponse { status: StatusCode::OK, headers: json_headers(), source: BodySource::Padded(Box::new(body)) }
     }
 
     /// Moves the record and the permit into the body: when it is dropped, the record is written, and then the permit
@@ -101,6 +103,13 @@ impl GatewayResponse {
         let body = ObservedBody { source: self.source, record, _permit: permit };
         DownstreamResponse { status: self.status, headers: self.headers, body }
     }
+}
+
+fn json_headers() -> Headers {
+    let mut headers = Headers::new();
+    headers.push(HeaderName::ContentType, padded_body::MEDIA_TYPE);
+    headers.push(HeaderName::CacheControl, b"no-store");
+    headers
 }
 
 /// Removes the hop-by-hop headers of a response (RFC 9110 section 7.6.1).

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use http::uri::Authority;
-use http::{HeaderValue, Method, Uri};
+use http::{HeaderValue, Uri};
 
 use crate::auth::{ClientCredential, Identity, basic_authorization};
 use crate::base::glob::Glob;
@@ -18,11 +18,11 @@ use crate::gateway::header_policy::{Disposition, disposition};
 use crate::gateway::padded_body::can_be_padded;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::response_edits::ResponseEdits;
-use crate::gateway::screen::{Screened, ScreenedParts};
+use crate::gateway::screen::Screened;
 use crate::http::client_body::ClientBody;
 use crate::http::h1::request::write_request_start;
 use crate::http::h1::response::{copy_header, write_header};
-use crate::http::headers::{Header, HeaderName, Headers};
+use crate::http::headers::{Head, Header, HeaderName, Headers};
 use crate::upstream::{BodyLimits, OutgoingMessage, OutgoingRequest, RequestBody, SendOptions};
 
 /// A request that may be sent: screened, authenticated and rewritten.
@@ -56,39 +56,25 @@ impl UpstreamRequest {
         self.message.body.whole()
     }
 
-    /// A copy for a retry with a different key.
-    pub fn copy_for_resend(&self) -> ResendableRequest {
+    /// A copy for a retry with a different key; `None` if its body was too large to be buffered.
+    pub fn copy_for_resend(&self) -> Option<ResendableRequest> {
         let OutgoingMessage { method, head, host_offset, body } = &*self.message;
         let head = head[..self.credential_offset].to_owned();
-        ResendableRequest {
-            method: method.clone(),
-            head,
-            host_offset: *host_offset,
-            body: body.whole(),
-            key_header: self.key_header.clone(),
-            options: self.options,
-        }
+        let body = RequestBody::received(body.whole()?);
+        let message = Box::new(OutgoingMessage { method: method.clone(), head, host_offset: *host_offset, body });
+        Some(ResendableRequest(UpstreamRequest { message, key_header: self.key_header.clone(), ..*self }))
     }
 }
 
 /// A request that may have to be sent again, without its credential.
-pub struct ResendableRequest {
-    method: Method,
-    head: Vec<u8>,
-    host_offset: Option<usize>,
-    body: Option<Bytes>,
-    key_header: KeyHeader,
-    options: SendOptions,
-}
+pub struct ResendableRequest(UpstreamRequest);
 
 impl ResendableRequest {
-    /// The same request with a different key; `None` if its body was too large to be buffered.
-    pub fn with_key(self, key: &HeaderValue) -> Option<UpstreamRequest> {
-        let ResendableRequest { method, mut head, host_offset, body, key_header, options } = self;
-        let (credential_offset, body) = (head.len(), RequestBody::received(body?));
-        write_key(&mut head, key.as_bytes(), &key_header);
-        let message = Box::new(OutgoingMessage { method, head, host_offset, body });
-        Some(UpstreamRequest { message, credential_offset, key_header, options })
+    /// The same request with a different key.
+    pub fn with_key(self, key: &HeaderValue) -> UpstreamRequest {
+        let ResendableRequest(mut request) = self;
+        write_key(&mut request.message.head, key.as_bytes(), &request.key_header);
+        request
     }
 }
 
@@ -118,20 +104,11 @@ const INITIAL_MESSAGE_CAPACITY: usize = 1000;
 
 /// Writes requests with the credential that the configuration chooses.
 pub struct Rewriter {
-    mode: RewriteMode,
+    mode: CredentialMode,
     host_header: HostHeader,
     /// `headers.drop`
     dropped_headers: Vec<Glob>,
     body_limits: BodyLimits,
-}
-
-enum RewriteMode {
-    Forward,
-    /// The upstream key of each user's token.
-    PerUser,
-    Impersonate {
-        service_key: Secret,
-    },
 }
 
 /// The key that the backend receives.
@@ -147,15 +124,8 @@ enum UpstreamCredential<'a> {
 impl Rewriter {
     /// `dropped_headers` are in lower case; `body_limits` apply to the bodies of clients.
     pub fn new(upstream: &UpstreamOptions, dropped_headers: Vec<Glob>, body_limits: BodyLimits) -> Rewriter {
-        let mode = match &upstream.credential {
-            CredentialMode::Forward => RewriteMode::Forward,
-            CredentialMode::Platform | CredentialMode::Delegate | CredentialMode::ShowToken => RewriteMode::PerUser,
-            // The configuration has checked that the key is a valid header value.
-            CredentialMode::Impersonate { service_key } => {
-                RewriteMode::Impersonate { service_key: service_key.clone() }
-            }
-        };
-        Rewriter { mode, host_header: upstream.host_header, dropped_headers, body_limits }
+        let UpstreamOptions { credential, host_header, .. } = upstream;
+        Rewriter { mode: credential.clone(), host_header: *host_header, dropped_headers, body_limits }
     }
 
     /// True if the backend receives the client's own key and knows it, so that it can decide what the key may do.
@@ -165,7 +135,7 @@ impl Rewriter {
     /// user, and cannot know who else that user may act as. Nor does a JWT, which names one user. With `impersonate`
     /// only the gateway names the user, for foreign keys too.
     pub fn is_backend_key_forwarded(&self, identity: &Identity) -> bool {
-        matches!(self.mode, RewriteMode::Forward)
+        matches!(self.mode, CredentialMode::Forward)
             && self.is_client_key_forwarded(identity)
             && !identity.is_gateway_token()
             && !identity.is_jwt()
@@ -195,7 +165,7 @@ impl Rewriter {
     fn upstream_credential<'a>(&'a self, identity: &'a Identity) -> UpstreamCredential<'a> {
         match (identity.upstream_key(), &self.mode, identity.user()) {
             (Some(key), _, _) => UpstreamCredential::Replaced(key),
-            (None, RewriteMode::Impersonate { service_key }, Some(user)) if !identity.is_foreign_key() => {
+            (None, CredentialMode::Impersonate { service_key }, Some(user)) if !identity.is_foreign_key() => {
                 UpstreamCredential::ServiceKey(service_key, user)
             }
             (None, _, _) => UpstreamCredential::AsSent,
@@ -211,14 +181,13 @@ impl Rewriter {
         identity: &Identity,
         exchange: &mut Exchange,
     ) -> UpstreamRequest {
-        let ScreenedParts { method, uri, headers, credential, connection_options, max_body, response_keepalive } =
-            screened.into_parts();
+        let (Head { method, uri, headers }, credential, connection_options) = screened.into_parts();
         let forwards_host = profile.host_header.unwrap_or(self.host_header) != HostHeader::Backend;
         let is_client_session = self.is_client_session(&credential, identity);
         let affinity = profile.affinity.as_ref().and_then(|key| request_affinity(key, &headers, identity));
         let has_tagged_session = profile.affinity == Some(AffinityKey::McpSession);
         let host = client_host(&uri, &headers);
-        exchange.padding = response_keepalive.filter(|_| can_be_padded(&method, &headers));
+        exchange.padding = profile.response_keepalive.filter(|_| can_be_padded(&method, &headers));
         exchange.edits = ResponseEdits {
             removes_cookies: !is_client_session,
             session_tag: affinity.filter(|_| has_tagged_session),
@@ -237,7 +206,7 @@ impl Rewriter {
             connection_options: &connection_options,
             dropped_headers: &self.dropped_headers,
             continues_trace: context.continues_trace,
-            encodings: response_keepalive.is_none(),
+            encodings: profile.response_keepalive.is_none(),
             // SECURITY: the cookie of a session is a credential. Beside a key that is not the client's own, it would
             // let the client act in a session that this key, or a different client, began.
             cookies: is_client_session,
@@ -263,8 +232,8 @@ impl Rewriter {
         let credential_offset = head.len();
         let key_header = KeyHeader::of_credential(&credential);
         self.write_credential(&mut head, &credential, &key_header, identity);
-        let body =
-            RequestBody::streaming(body, max_body, self.body_limits).with_counter(context.received_bytes.clone());
+        let body = RequestBody::streaming(body, profile.max_body, self.body_limits)
+            .with_counter(context.received_bytes.clone());
         let message = Box::new(OutgoingMessage { method, head, host_offset, body });
         let options =
             SendOptions { response_timeout: profile.response_timeout, body_timeout: profile.body_timeout, affinity };

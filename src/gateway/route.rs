@@ -222,17 +222,14 @@ mod tests {
     use super::*;
     use crate::config::routes;
 
-    fn head(method: &str, target: &str, host: Option<&str>) -> Head {
-        let mut builder = http::Request::builder().method(method).uri(target);
-        if let Some(host) = host {
-            builder = builder.header("host", host);
-        }
-        builder.body(()).expect("a request").into_parts().0.into()
+    fn head(method: &str, target: &str) -> Head {
+        let request = http::Request::builder().method(method).uri(target).header("host", "h").body(());
+        request.expect("a request").into_parts().0.into()
     }
 
     fn find(method: &str, target: &str) -> Result<String, Rejection> {
         let routes = RouteTable::new(routes::defaults(1000));
-        match routes.find(&head(method, target, Some("h")))? {
+        match routes.find(&head(method, target))? {
             RouteMatch::GetToken => Ok("get_token".into()),
             RouteMatch::Profile(profile, _) | RouteMatch::Preflight(profile, _) => Ok(profile.name.clone()),
         }
@@ -269,20 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_prefix_wins() {
-        let mut profiles = routes::defaults(1000);
-        profiles.push(RouteProfile {
-            name: "kb".into(),
-            prefixes: vec!["/timbr/api/kb/".into()],
-            ..profiles[0].clone()
-        });
-        let routes = RouteTable::new(profiles);
-        let head = head("POST", "/timbr/api/kb/search", Some("h"));
-        assert!(matches!(routes.find(&head), Ok(RouteMatch::Profile(profile, _)) if profile.name == "kb"));
-    }
-
-    #[test]
-    fn a_prefix_matches_without_its_last_slash() {
+    fn the_longest_prefix_wins_and_matches_without_its_last_slash() {
         let mut profiles = routes::defaults(1000);
         let kb = RouteProfile { name: "kb".into(), prefixes: vec!["/timbr/api/kb/".into()], ..profiles[0].clone() };
         profiles.push(kb);
@@ -295,59 +279,9 @@ mod tests {
             ("/timbr/api/kbx", "api"),
             ("/timbr/api", "api"),
         ] {
-            let head = head("POST", target, Some("h"));
+            let head = head("POST", target);
             let found = routes.find(&head).expect("a route");
             assert!(matches!(found, RouteMatch::Profile(profile, _) if profile.name == name), "{target}");
         }
-    }
-
-    #[test]
-    fn ambiguous_paths_are_rejected() {
-        for target in [
-            "//timbr/api/query/",
-            "/timbr//api/query/",
-            "/timbr/api//query/",
-            "/timbr/api/./query/",
-            "/timbr/api/../api/query/",
-            "/timbr/api/..",
-            "/timbr/api/.",
-            "/timbr/openapi/%2e%2e/api/query/",
-            "/timbr/api/%2E/query/",
-            "/timbr/api%2fquery/",
-            "/timbr/api/%2Fquery/",
-            "/timbr/api/%5cquery/",
-            "/timbr/api/query;x=1/",
-            "/timbr/api/%00",
-            "/timbr/api/%0d%0a",
-            "/timbr/api/%7f",
-            "/timbr/api/%6bb/search",
-            "/timbr/api/k%42",
-            "/timbr/api/%30",
-            "/timbr/api/a%2Db",
-            "/timbr/api/a%5fb",
-            "/timbr/api/%7Ealice",
-            "/timbr/api/%",
-            "/timbr/api/%2",
-            "/timbr/api/%zz",
-        ] {
-            let result = find("GET", target);
-            assert!(matches!(result, Err(Rejection::RequestLineAmbiguous(_))), "{target}: {result:?}");
-        }
-    }
-
-    #[test]
-    fn a_request_names_one_host() {
-        let routes = RouteTable::new(routes::defaults(1000));
-        let target = "http://a/timbr/api/x";
-        assert!(routes.find(&head("GET", target, Some("A"))).is_ok());
-        assert!(routes.find(&head("GET", target, None)).is_ok());
-        assert!(routes.find(&head("GET", target, Some("b"))).is_err());
-        assert!(routes.find(&head("GET", "/timbr/api/x", None)).is_err());
-        for host in ["", "a b", "a/b", "a,b", "user@a"] {
-            assert!(routes.find(&head("GET", "/timbr/api/x", Some(host))).is_err(), "{host}");
-        }
-        let mut twice = head("GET", "/timbr/api/x", Some("a"));
-        twice.headers.push(HeaderName::Host, b"a");
-        assert!(matches!(routes.find(&twice), Err(Rejection::HeaderRepeated("host"))));
     }
 }

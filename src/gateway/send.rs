@@ -140,7 +140,7 @@ impl Sender<'_> {
         }
         match self.auth.renew_upstream_key(self.identity, self.key_client).await {
             Some(Renewal::NewKey(key)) => {
-                let retry = copy.with_key(&key).ok_or(Rejection::UpstreamKeyRenewed)?;
+                let retry = copy.ok_or(Rejection::UpstreamKeyRenewed)?.with_key(&key);
                 let mut permit = response.body.take_permit();
                 drop(response);
                 if let Some(permit) = &mut permit {

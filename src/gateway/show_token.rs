@@ -2,26 +2,22 @@
 //! and forwards nothing.
 
 use bytes::Bytes;
-use http::StatusCode;
 
 use crate::auth::{ApiKey, ClientCredential, Identity};
 use crate::config::ShowTokenPolicy;
 use crate::gateway::Gateway;
-use crate::gateway::authorize::{is_plain_text, statement_format};
+use crate::gateway::authorize::StatementSource;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::get_token::mint_rejection;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::respond::GatewayResponse;
 use crate::gateway::screen::Screened;
-use crate::http::headers::{HeaderName, Headers};
 use crate::http::statement::{StatementFormat, TokenRequest};
 
 /// A request whose statement decides whether it is forwarded.
 pub struct ShowTokenCheck {
     policy: ShowTokenPolicy,
-    format: StatementFormat,
-    /// Whether the body is the text that the backend reads.
-    is_plain: bool,
+    source: StatementSource,
     /// The key that the client has sent.
     own_key: Option<ApiKey>,
 }
@@ -43,7 +39,7 @@ impl ShowTokenCheck {
             ClientCredential::Basic(basic) => Some(basic.key().clone()),
             _ => None,
         };
-        Some(ShowTokenCheck { policy, format: statement_format(screened)?, is_plain: is_plain_text(screened), own_key })
+        Some(ShowTokenCheck { policy, source: StatementSource::of_request(screened)?, own_key })
     }
 }
 
@@ -60,9 +56,10 @@ impl Gateway {
         identity: &Identity,
         exchange: &mut Exchange,
     ) -> Result<Option<GatewayResponse>, Rejection> {
-        let ShowTokenCheck { policy, format, is_plain, own_key } = check;
-        let request =
-            body.filter(|_| is_plain).map_or(TokenRequest::Possible, |body| TokenRequest::read(format, &body));
+        let ShowTokenCheck { policy, source, own_key } = check;
+        let format = source.format;
+        let readable = source.plain_text(body.as_deref());
+        let request = readable.map_or(TokenRequest::Possible, |body| TokenRequest::read(format, body));
         let is_minting = policy == ShowTokenPolicy::Mint && identity.impersonated_user().is_none();
         let token = match (request, format) {
             (TokenRequest::No, _) => return Ok(None),
@@ -81,10 +78,7 @@ impl Gateway {
             StatementFormat::Json => serde_json::json!({ "data": rows, "status": "success" }),
             _ => rows,
         };
-        let mut headers = Headers::new();
-        headers.push(HeaderName::ContentType, b"application/json");
-        headers.push(HeaderName::CacheControl, b"no-store");
-        Ok(Some(GatewayResponse::local(StatusCode::OK, headers, Bytes::from(body.to_string()))))
+        Ok(Some(GatewayResponse::json(body.to_string())))
     }
 
     async fn token_for_jwt(&self, identity: &Identity, exchange: &mut Exchange) -> Result<Option<String>, Rejection> {

@@ -26,15 +26,15 @@ pub fn reject_stopped(
     if !store.has_denials() {
         return Ok(None);
     }
-    reject_stopped_route(store, exchange.record.route.name())?;
+    reject_if_stopped(store, StopKind::Route, exchange.record.route.name())?;
     // SECURITY: who a request acts as counts too, or a stopped user's work could go on in the name of a service.
     let users = [identity.user().map(UserName::as_str), exchange.record.acts_as.as_deref()];
-    users.into_iter().flatten().try_for_each(|user| reject(store, StopKind::User, user))?;
+    users.into_iter().flatten().try_for_each(|user| reject_if_stopped(store, StopKind::User, user))?;
     if !store.stops_ontologies() {
         return Ok(None);
     }
     match requested_ontology(screened)? {
-        Some(ontology) => reject(store, StopKind::Ontology, &ontology).map(|()| None),
+        Some(ontology) => reject_if_stopped(store, StopKind::Ontology, &ontology).map(|()| None),
         None => Ok(StatementSource::of_request(screened)),
     }
 }
@@ -42,22 +42,13 @@ pub fn reject_stopped(
 /// Rejects a request whose body names a stopped ontology.
 pub fn reject_stopped_statement(auth: &Auth, statement: &Statement<'_>) -> Result<(), Rejection> {
     match &statement.ontology {
-        Some(ontology) => reject(auth.store(), StopKind::Ontology, ontology),
+        Some(ontology) => reject_if_stopped(auth.store(), StopKind::Ontology, ontology),
         None => Ok(()),
     }
 }
 
-/// Rejects a request whose route is stopped.
-pub fn reject_stopped_route(store: &Store, route: &str) -> Result<(), Rejection> {
-    reject(store, StopKind::Route, route)
-}
-
-/// Rejects a login of a stopped user.
-pub fn reject_stopped_user(store: &Store, user: &UserName) -> Result<(), Rejection> {
-    reject(store, StopKind::User, user.as_str())
-}
-
-fn reject(store: &Store, kind: StopKind, name: &str) -> Result<(), Rejection> {
+/// Rejects a request of what has this name, if it is stopped.
+pub fn reject_if_stopped(store: &Store, kind: StopKind, name: &str) -> Result<(), Rejection> {
     let Some(stop) = store.find_stop(|| StopTarget::new(kind, name)) else { return Ok(()) };
     let retry_after = stop.note.has_end.then(|| store.time_left(&stop));
     Err(Rejection::StoppedByOperator(Box::new(StoppedRequest { stop, retry_after })))

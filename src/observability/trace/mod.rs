@@ -187,8 +187,6 @@ pub struct RequestAttributes {
     pub key: Option<String>,
     /// The request id, as in the log.
     pub request_id: String,
-    /// Address of the backend as configured; `None` if the request was not sent to one.
-    pub backend: Option<String>,
     /// Bytes of the request body.
     pub received: u64,
     /// Bytes of the response body.

@@ -169,11 +169,6 @@ impl SpanBuilder<'_> {
     fn add_upstream_span(&mut self, interval: Interval) {
         let request = &self.trace.attributes;
         let mut attributes = vec![string_attribute("http.request.method", &request.method)];
-        if let Some(address) = &request.backend {
-            let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
-            attributes.push(string_attribute("server.address", host));
-            attributes.extend(port.parse().ok().map(|port: u64| int_attribute("server.port", port)));
-        }
         let error = request.reason.starts_with("upstream_").then_some(request.reason);
         if error.is_none() {
             attributes.push(int_attribute("http.response.status_code", request.status.into()));

@@ -29,6 +29,7 @@ fn ambiguous_paths_are_rejected() {
         b"/timbr/api/..;/x",
         b"/timbr/api/%00x",
         b"/timbr/api/x%00",
+        b"/timbr/api/%7f",
         b"/timbr/api/%0a",
         b"/timbr/api/%0d%0aX:%20y",
         b"/timbr/api/%zz",
