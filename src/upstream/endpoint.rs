@@ -364,20 +364,6 @@ mod tests {
     }
 
     #[test]
-    fn a_probing_endpoint_recovers_with_one_response_and_fails_with_one_failure() {
-        let (endpoint, now) = (endpoint(), Instant::now());
-        assert!(
-            endpoint.eject(EndpointFailure::InvalidResponse, &OPTIONS, now)
-                && endpoint.restore(EndpointState::Probing, &OPTIONS, now)
-        );
-        assert_eq!(endpoint.state(), EndpointState::Probing);
-        assert_eq!(endpoint.record_failure(), OPTIONS.eject_after);
-        endpoint.record_success(false);
-        assert_eq!(endpoint.state(), EndpointState::Healthy);
-        assert_eq!(endpoint.record_failure(), 1, "failures are counted since the last response");
-    }
-
-    #[test]
     fn a_response_to_a_request_that_was_sent_in_spite_of_an_ejection_ends_it() {
         for (failure, expected) in [
             (EndpointFailure::Connect, EndpointState::Healthy),
@@ -391,16 +377,5 @@ mod tests {
             endpoint.record_success(true);
             assert_eq!(endpoint.state(), expected, "{failure:?}");
         }
-    }
-
-    #[test]
-    fn counters_of_workers_add_up() {
-        let endpoint = endpoint();
-        endpoint.counters_of(0).in_flight.add(1);
-        endpoint.counters_of(1).in_flight.add(1);
-        endpoint.counters_of(1).in_flight.decrement();
-        endpoint.counters_of(1).responses.add(1);
-        let counts = endpoint.totals();
-        assert_eq!((counts.in_flight, counts.responses, counts.failures), (1, 1, 0));
     }
 }

@@ -20,7 +20,7 @@ use crate::upstream::connect::connect;
 use crate::upstream::connection::{UpstreamConnection, UpstreamConnectionGuard};
 use crate::upstream::endpoint::{Endpoint, EndpointFailure, EndpointState};
 use crate::upstream::exchange::{Upload, UpstreamExchange};
-use crate::upstream::name_resolution::{SystemResolver, resolve_periodically};
+use crate::upstream::name_resolution::resolve_periodically;
 use crate::upstream::request_body::RequestBody;
 use crate::upstream::{OutgoingMessage, UpstreamError};
 
@@ -38,7 +38,7 @@ impl Backends {
     pub async fn maintain(self: Arc<Backends>) {
         let mut tasks = JoinSet::new();
         for origin in self.origins().iter().filter(|origin| origin.fixed_address().is_none()) {
-            tasks.spawn_local(resolve_periodically(Arc::clone(&self), Arc::clone(origin), SystemResolver));
+            tasks.spawn_local(resolve_periodically(Arc::clone(&self), Arc::clone(origin)));
         }
         let mut changes = self.subscribe();
         let mut watched = HashMap::new();

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -19,27 +18,13 @@ use crate::upstream::origin::UpstreamOrigin;
 /// Minimum time between two lookups of a name.
 const MIN_LOOKUP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Resolves names; a trait so that tests can script the results.
-pub trait Resolver {
-    /// Returns all addresses of a name.
-    fn look_up(&self, host: &str) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>>>>;
-}
-
-/// `getaddrinfo` on a blocking thread.
-pub struct SystemResolver;
-
-impl Resolver for SystemResolver {
-    fn look_up(&self, host: &str) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>>>> {
-        let host = host.to_owned();
-        Box::pin(async move { Ok(lookup_host((host, 0)).await?.map(|address| address.ip()).collect()) })
-    }
-}
-
 /// Resolves one name until the task is dropped.
-pub async fn resolve_periodically(backends: Arc<Backends>, origin: Arc<UpstreamOrigin>, resolver: impl Resolver) {
+pub async fn resolve_periodically(backends: Arc<Backends>, origin: Arc<UpstreamOrigin>) {
     loop {
         let started = Instant::now();
-        let result = resolver.look_up(&origin.host).await;
+        // `getaddrinfo` on a blocking thread.
+        let found = lookup_host((origin.host.as_str(), 0)).await;
+        let result = found.map(|addresses| addresses.map(|address| address.ip()).collect());
         let is_resolved = apply_lookup(&backends, &origin, result);
         let interval = backends.options.resolve_interval;
         let min_interval = MIN_LOOKUP_INTERVAL.min(interval);
@@ -94,33 +79,13 @@ fn apply_lookup(backends: &Backends, origin: &Arc<UpstreamOrigin>, result: io::R
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-    use std::collections::VecDeque;
-    use std::rc::Rc;
-
-    use tokio::task::LocalSet;
-
     use super::*;
     use crate::config::{Sources, load};
-
-    type LookupResults = Rc<RefCell<VecDeque<io::Result<Vec<IpAddr>>>>>;
-
-    /// Returns the scripted results one by one, then errors.
-    struct ScriptedResolver(LookupResults);
-
-    impl Resolver for ScriptedResolver {
-        fn look_up(&self, host: &str) -> Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>>>> {
-            assert_eq!(host, "backend.test");
-            let next = self.0.borrow_mut().pop_front();
-            Box::pin(async move { next.unwrap_or_else(|| Err(io::Error::other("the script has ended"))) })
-        }
-    }
 
     fn backends() -> Arc<Backends> {
         let variables = [
             ("API_AUTH_SALT", "cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="),
             ("TIMBR_GATEWAY_UPSTREAM_URL", "http://backend.test:8000"),
-            ("TIMBR_GATEWAY_UPSTREAM_RESOLVE_INTERVAL", "5ms"),
         ];
         let environment = variables.map(|(name, value)| (name.into(), value.into())).into();
         let (config, _) = load(&Sources { environment, ..Sources::default() }).expect("valid");
@@ -131,41 +96,27 @@ mod tests {
         backends.endpoints().iter().map(|endpoint| endpoint.address.to_string()).collect()
     }
 
-    #[tokio::test]
-    async fn addresses_follow_the_name_and_stay_while_lookups_fail() {
+    #[test]
+    fn addresses_follow_the_name_and_stay_while_lookups_fail() {
         let backends = backends();
         let origin = Arc::clone(&backends.origins()[0]);
-        let ips = |list: &[&str]| -> io::Result<Vec<IpAddr>> {
-            Ok(list.iter().map(|ip| ip.parse().expect("an address")).collect())
+        let find = |last: &[u8]| {
+            let found = last.iter().map(|last| IpAddr::from([10, 0, 0, *last])).collect();
+            apply_lookup(&backends, &origin, Ok(found))
         };
-        let answers = LookupResults::default();
-        let script = |answer| answers.borrow_mut().push_back(answer);
-        script(Err(io::Error::other("down")));
-        script(ips(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]));
-        script(ips(&["10.0.0.1", "10.0.0.3"]));
-        script(ips(&[]));
-        script(Err(io::Error::other("down")));
-        let mut changes = backends.subscribe();
-        let local = LocalSet::new();
-        local.spawn_local(resolve_periodically(Arc::clone(&backends), Arc::clone(&origin), ScriptedResolver(answers)));
-        local
-            .run_until(async {
-                // The name has no address: requests do not wait any longer.
-                changes.changed().await.expect("the sender exists");
-                assert!(backends.has_looked_up_all_names() && addresses(&backends).is_empty());
-                changes.changed().await.expect("the sender exists");
-                assert_eq!(addresses(&backends), ["10.0.0.1:8000", "10.0.0.2:8000"]);
-                let [kept, left] = [0, 1].map(|at| Arc::clone(&backends.endpoints()[at]));
-                changes.changed().await.expect("the sender exists");
-                assert_eq!(addresses(&backends), ["10.0.0.1:8000", "10.0.0.3:8000"]);
-                assert!(Arc::ptr_eq(&backends.endpoints()[0], &kept), "a known endpoint is kept");
-                assert!(left.is_removed() && !kept.is_removed());
-                while origin.resolution().failures < 4 {
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                }
-                assert_eq!(addresses(&backends), ["10.0.0.1:8000", "10.0.0.3:8000"], "known addresses stay");
-            })
-            .await;
+        let fail = || apply_lookup(&backends, &origin, Err(io::Error::other("down")));
+        assert!(!fail());
+        assert!(backends.has_looked_up_all_names() && backends.generation() == 1, "requests do not wait any longer");
+        assert!(find(&[2, 1, 2]));
+        assert_eq!(addresses(&backends), ["10.0.0.1:8000", "10.0.0.2:8000"]);
+        let [kept, left] = [0, 1].map(|at| Arc::clone(&backends.endpoints()[at]));
+        assert!(find(&[1, 3]));
+        let later = ["10.0.0.1:8000", "10.0.0.3:8000"];
+        assert_eq!(addresses(&backends), later);
+        assert!(Arc::ptr_eq(&backends.endpoints()[0], &kept), "a known endpoint is kept");
+        assert!(left.is_removed() && !kept.is_removed());
+        assert!(!find(&[]) && !fail() && !fail());
+        assert_eq!((addresses(&backends), origin.resolution().failures), (later.map(String::from).into(), 4));
     }
 
     #[test]

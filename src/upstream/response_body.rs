@@ -98,15 +98,16 @@ impl ResponseBody {
         extent: BodyExtent,
         max_pause: Duration,
     ) -> ResponseBody {
-        ResponseBody {
-            connection: Some(connection),
-            remaining: RemainingBody::new(extent),
-            upload: None,
-            in_flight: None,
-            permit: None,
-            is_reusable: false,
-            progress_timeout: ProgressTimeout::new(max_pause),
-        }
+        ResponseBody::abandoned(connection, RemainingBody::new(extent), ProgressTimeout::new(max_pause))
+    }
+
+    fn abandoned(
+        connection: Box<UpstreamConnection>,
+        remaining: RemainingBody,
+        progress_timeout: ProgressTimeout,
+    ) -> ResponseBody {
+        let (connection, upload, in_flight, permit) = (Some(connection), None, None, None);
+        ResponseBody { connection, remaining, upload, in_flight, permit, is_reusable: false, progress_timeout }
     }
 
     /// Closes the direction to the backend.
@@ -256,18 +257,7 @@ impl Drop for ResponseBody {
         if let (Some(connection), Some(in_flight)) = (self.connection.take(), self.in_flight.take()) {
             let remaining = std::mem::replace(&mut self.remaining, RemainingBody::Done);
             let progress_timeout = std::mem::replace(&mut self.progress_timeout, ProgressTimeout::new(Duration::MAX));
-            let connection = Some(connection);
-            let (upload, permit) = (None, None);
-            let body = ResponseBody {
-                connection,
-                remaining,
-                upload,
-                in_flight: None,
-                permit,
-                is_reusable: false,
-                progress_timeout,
-            };
-            abandon_response(in_flight, Box::new(body));
+            abandon_response(in_flight, Box::new(ResponseBody::abandoned(connection, remaining, progress_timeout)));
         }
     }
 }
