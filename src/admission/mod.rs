@@ -434,6 +434,15 @@ mod tests {
         admission.admit_connection(address.parse().expect("an address"), false, || false)
     }
 
+    fn request(
+        admission: &Arc<Admission>,
+        caller: &str,
+        kind: RequestKind,
+    ) -> Result<Box<RequestPermit>, LimitExceeded> {
+        let mut permit = admission.admit_request()?;
+        permit.count_for(&caller, kind).map(|()| permit)
+    }
+
     #[test]
     fn an_idle_connection_makes_room_for_a_new_one() {
         let admission = admission();
@@ -480,10 +489,7 @@ mod tests {
     #[test]
     fn requests_are_limited_per_caller_and_in_total() {
         let admission = admission();
-        let request = |caller: &str| {
-            let mut permit = admission.admit_request()?;
-            permit.count_for(&caller, RequestKind::Query).map(|()| permit)
-        };
+        let request = |caller: &str| request(&admission, caller, RequestKind::Query);
         let both = (request("a").expect("a permit"), request("a").expect("a permit"));
         assert_eq!(request("a").expect_err("too many"), LimitExceeded::Caller);
         let _other = request("b").expect("a permit");
@@ -508,10 +514,7 @@ mod tests {
     #[test]
     fn abandoned_requests_count_for_their_caller_and_not_toward_the_total() {
         let admission = admission();
-        let request = |caller: &str| {
-            let mut permit = admission.admit_request()?;
-            permit.count_for(&caller, RequestKind::Query).map(|()| permit)
-        };
+        let request = |caller: &str| request(&admission, caller, RequestKind::Query);
         let abandon = |caller: &str| {
             let mut permit = request(caller).expect("a permit");
             permit.abandon();
@@ -588,10 +591,7 @@ mod tests {
     async fn event_streams_have_a_limit_of_their_own_and_no_slot() {
         let limits = LimitOptions { requests_per_identity: 1, streams_per_identity: 2, ..LimitOptions::unlimited() };
         let admission = Arc::new(Admission::new(limits, &[], vec![("a".to_owned(), Some(queue(1)))], Arc::default()));
-        let request = |kind| {
-            let mut permit = admission.admit_request()?;
-            permit.count_for(&"alice", kind).map(|()| permit)
-        };
+        let request = |kind| request(&admission, "alice", kind);
         let mut streams =
             [request(RequestKind::EventStream), request(RequestKind::EventStream)].map(|s| s.expect("two"));
         assert_eq!(request(RequestKind::EventStream).expect_err("three"), LimitExceeded::CallerStreams);

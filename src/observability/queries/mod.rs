@@ -233,8 +233,8 @@ impl Drop for RunningQueryGuard {
 mod tests {
     use super::*;
 
-    fn facts(user: &str) -> Arc<QueryFacts> {
-        Arc::new(QueryFacts {
+    pub(super) fn facts(user: &str) -> QueryFacts {
+        QueryFacts {
             user: user.into(),
             acts_as: None,
             upstream: "default".into(),
@@ -243,7 +243,7 @@ mod tests {
             fingerprint: None,
             text: None,
             client: "other",
-        })
+        }
     }
 
     #[test]
@@ -251,7 +251,12 @@ mod tests {
         let journal = QueryJournal::new(2, QueryMetrics::default());
         let began = Instant::now();
         let begin = |worker, id: &str, after| {
-            journal.recorder(worker).begin(facts("alice"), id, began + Duration::from_secs(after), Arc::default())
+            journal.recorder(worker).begin(
+                Arc::new(facts("alice")),
+                id,
+                began + Duration::from_secs(after),
+                Arc::default(),
+            )
         };
         let (_second, _second_guard) = begin(0, "b", 1);
         let (first, first_guard) = begin(1, "a", 0);
@@ -268,7 +273,7 @@ mod tests {
     #[test]
     fn an_abandoned_query_cannot_be_cancelled() {
         let journal = QueryJournal::new(1, QueryMetrics::default());
-        let (query, _guard) = journal.recorder(0).begin(facts("alice"), "a", Instant::now(), Arc::default());
+        let (query, _guard) = journal.recorder(0).begin(Arc::new(facts("alice")), "a", Instant::now(), Arc::default());
         query.set_state(QueryState::Abandoned);
         assert!(journal.cancel("a", &"".into()).is_empty());
         assert_eq!(journal.running()[0].state().as_str(), "abandoned");

@@ -232,19 +232,15 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::http::statement::{Statement, StatementClass, StatementFormat};
+    use crate::http::statement::{Statement, StatementFormat};
     use crate::observability::queries::QueryFacts;
+    use crate::observability::queries::tests::facts;
 
     fn query(user: &str, sql: &str, millis: u64) -> CompletedQuery {
         let facts = QueryFacts {
-            user: user.into(),
-            acts_as: None,
-            upstream: "default".into(),
-            ontology: "sales".into(),
-            class: StatementClass::Read,
             fingerprint: Statement::read(StatementFormat::Sql, sql.as_bytes()).fingerprint,
             text: Some(sql.into()),
-            client: "other",
+            ..facts(user)
         };
         CompletedQuery {
             facts: Arc::new(facts),
