@@ -210,37 +210,36 @@ pub async fn maintain_backends(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
     }
 }
 
-/// Removes expired tokens and unused counts periodically. Never returns.
-pub async fn sweep_expired(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
-    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+/// Runs `task` with the active snapshot again and again. Never returns.
+async fn run_periodically(every: Duration, snapshot: watch::Receiver<Arc<Snapshot>>, task: impl Fn(&Snapshot)) {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let current = Arc::clone(&snapshot.borrow_and_update());
+        let current = Arc::clone(&snapshot.borrow());
+        task(&current);
+    }
+}
+
+/// Removes expired tokens and unused counts. Never returns.
+pub async fn sweep_expired(snapshot: watch::Receiver<Arc<Snapshot>>) {
+    let sweep = |current: &Snapshot| {
         current.auth.sweep();
         current.admission.sweep();
         log::report_dropped_lines();
-    }
+    };
+    run_periodically(SWEEP_INTERVAL, snapshot, sweep).await;
 }
 
 /// Hands slots of endpoints that have recovered, or are new, to waiting requests. Never returns.
-pub async fn serve_queues(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
-    let mut ticks = tokio::time::interval(QUEUE_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let current = Arc::clone(&snapshot.borrow_and_update());
-        current.admission.serve_waiting();
-    }
+pub async fn serve_queues(snapshot: watch::Receiver<Arc<Snapshot>>) {
+    run_periodically(QUEUE_INTERVAL, snapshot, |current| current.admission.serve_waiting()).await;
 }
 
 /// Measures the memory in use. Never returns.
-pub async fn watch_memory(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
+pub async fn watch_memory(snapshot: watch::Receiver<Arc<Snapshot>>) {
     let (usage, default_limit) = MemoryUsage::detect();
-    let mut ticks = tokio::time::interval(MEMORY_CHECK_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let current = Arc::clone(&snapshot.borrow_and_update());
+    let measure = |current: &Snapshot| {
         let limit = current.config.limits.memory.or(default_limit).unwrap_or(u64::MAX);
         let used = if limit == u64::MAX { 0 } else { usage.read().unwrap_or_default() };
         match current.admission.memory().record_usage(used, limit) {
@@ -250,5 +249,6 @@ pub async fn watch_memory(mut snapshot: watch::Receiver<Arc<Snapshot>>) {
             Some(false) => info!(used, limit, "memory is available again"),
             None => {}
         }
-    }
+    };
+    run_periodically(MEMORY_CHECK_INTERVAL, snapshot, measure).await;
 }
