@@ -140,30 +140,6 @@ mod tests {
     }
 
     const LOOPBACK: AdminPeer = AdminPeer::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    const PROCESS: AdminPeer = AdminPeer::Process { uid: 1, pid: None };
-
-    #[test]
-    fn operators_have_the_token_or_the_socket() {
-        const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-        let is_allowed = |peer, commands, authorization: &str| {
-            let token = (commands == AdminCommands::Token).then(|| Secret::new(TOKEN.to_owned()));
-            let admin = AdminOptions { commands, socket: None, token };
-            authorize_operator(&headers("localhost", &[("authorization", authorization)]), peer, &admin).is_ok()
-        };
-        let right = format!("Bearer {TOKEN}");
-        for commands in [AdminCommands::Loopback, AdminCommands::Token, AdminCommands::Socket] {
-            assert!(is_allowed(PROCESS, commands, ""));
-        }
-        assert!(is_allowed(LOOPBACK, AdminCommands::Loopback, ""));
-        assert!(is_allowed(LOOPBACK, AdminCommands::Token, &right));
-        for wrong in ["", TOKEN, &right[..right.len() - 1], "Bearer ", &format!("Basic {TOKEN}")] {
-            assert!(!is_allowed(LOOPBACK, AdminCommands::Token, wrong), "{wrong}");
-        }
-        assert!(!is_allowed(LOOPBACK, AdminCommands::Socket, &right));
-        let without = AdminOptions { commands: AdminCommands::Token, socket: None, token: None };
-        let empty = headers("localhost", &[("authorization", "Bearer ")]);
-        assert!(authorize_operator(&empty, LOOPBACK, &without).is_err(), "without a token, no client is an operator");
-    }
 
     #[test]
     fn metrics_are_for_other_machines_and_local_host_names() {

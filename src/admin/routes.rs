@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::admin::access::AdminPeer;
+use crate::admin::dashboard::static_response;
 use crate::admin::health::{Probe, ProbeResult};
 use crate::admin::{
     AdminBody, AdminContext, access, commands, dashboard, queries, rejections, stops, tokens, update_upstream_metrics,
@@ -129,6 +130,8 @@ struct AdminRoute {
     action: Action,
 }
 
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
+
 static ROUTES: [AdminRoute; 32] = [
     probe("/livez", |parts, admin| probe_response(Probe::Live, parts, admin)),
     // The name that many load balancers expect.
@@ -136,12 +139,12 @@ static ROUTES: [AdminRoute; 32] = [
     probe("/readyz", |parts, admin| probe_response(Probe::Ready, parts, admin)),
     probe("/startupz", |parts, admin| probe_response(Probe::Startup, parts, admin)),
     AdminRoute { path: "/metrics", access: Access::Monitoring, action: Action::Page(metrics) },
-    page("/", |_, _| dashboard::document()),
-    page("/dashboard", |_, _| dashboard::document()),
-    page("/dashboard.css", |_, _| dashboard::style()),
-    page("/dashboard.js", |_, _| dashboard::script()),
-    page("/dashboard-queries.js", |_, _| dashboard::queries_script()),
-    page("/dashboard.svg", |_, _| dashboard::icon()),
+    page("/", |_, _| static_response("text/html; charset=utf-8", include_str!("dashboard/page.html"))),
+    page("/dashboard", |_, _| static_response("text/html; charset=utf-8", include_str!("dashboard/page.html"))),
+    page("/dashboard.css", |_, _| static_response("text/css; charset=utf-8", include_str!("dashboard/page.css"))),
+    page("/dashboard.js", |_, _| static_response(JAVASCRIPT, include_str!("dashboard/page.js"))),
+    page("/dashboard-queries.js", |_, _| static_response(JAVASCRIPT, include_str!("dashboard/queries.js"))),
+    page("/dashboard.svg", |_, _| static_response("image/svg+xml", include_str!("dashboard/icon.svg"))),
     page("/overview", |_, admin| dashboard::overview(admin)),
     page("/events", |_, admin| dashboard::open_event_stream(admin)),
     read("/tokens", Access::Operators, |call| Box::pin(tokens::list(call))),

@@ -63,7 +63,7 @@ fn with_token_or_socket_a_neighbour_on_the_loopback_address_is_no_operator() {
     ] {
         let gateway = Gateway::start(upstream.address(), options);
         for (line, body) in OPERATORS {
-            for wrong in ["", "Bearer 0123456789abcdef0123456789abcdeX", "Bearer "] {
+            for wrong in ["", "Bearer 0123456789abcdef0123456789abcdeX", "Bearer ", TOKEN, &format!("Basic {TOKEN}")] {
                 let headers = [LOCAL, JSON, ("Authorization", wrong)];
                 let response = Client::connect(gateway.admin()).send(line, &headers, body);
                 assert_eq!(response.status, 403, "{line} {wrong}: {response:?}");

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::observability::metrics::{Histogram, MetricsTotals};
+use crate::observability::metrics::{Histogram, RouteTotals};
 
 /// Time between two points of the fine series.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
@@ -28,7 +28,7 @@ const COARSE_POINTS: usize = 360;
 /// Reasons with their own counts in a series; the others are rare, and are added up.
 const MAX_REASONS: usize = 12;
 
-/// Counts of requests, since the start or within an interval.
+/// Counts of requests within an interval.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrafficCounts {
     /// Responses of the backend below 500.
@@ -42,10 +42,9 @@ pub struct TrafficCounts {
     durations: Histogram,
 }
 
-/// Both series, and the counters at the last sample.
+/// Both series.
 #[derive(Debug)]
 pub struct TrafficHistory {
-    last: TrafficCounts,
     fine: HistorySeries,
     coarse: HistorySeries,
     /// The incomplete next point of the coarse series.
@@ -68,10 +67,10 @@ struct HistoryPoint {
 }
 
 impl TrafficCounts {
-    /// Adds up the counters of all routes.
-    pub fn from_metrics(totals: &MetricsTotals) -> TrafficCounts {
+    /// Adds up the counts of all routes.
+    pub fn from_routes(routes: &[RouteTotals]) -> TrafficCounts {
         let mut counts = TrafficCounts::default();
-        for route in &totals.routes {
+        for route in routes {
             for responses in &route.responses {
                 let outcome = match (responses.status, responses.reason) {
                     ("5xx", _) => &mut counts.failed,
@@ -110,19 +109,6 @@ impl TrafficCounts {
         }
     }
 
-    /// The difference to an earlier sample.
-    fn since(&self, earlier: &TrafficCounts) -> TrafficCounts {
-        let reasons =
-            self.reasons.iter().map(|(reason, count)| (*reason, count.saturating_sub(earlier.count_of(reason))));
-        TrafficCounts {
-            answered: self.answered.saturating_sub(earlier.answered),
-            rejected: self.rejected.saturating_sub(earlier.rejected),
-            failed: self.failed.saturating_sub(earlier.failed),
-            reasons: reasons.filter(|(_, count)| *count > 0).collect(),
-            durations: self.durations.since(&earlier.durations),
-        }
-    }
-
     fn to_json(&self) -> Value {
         json!({
             "answered": self.answered,
@@ -141,22 +127,16 @@ impl TrafficCounts {
 }
 
 impl TrafficHistory {
-    /// Starts with the current counters, which are not part of the history.
-    pub fn new(counters: TrafficCounts) -> TrafficHistory {
+    /// Starts without points.
+    pub fn new() -> TrafficHistory {
         let series = |capacity| HistorySeries { points: VecDeque::with_capacity(capacity), capacity };
-        TrafficHistory {
-            last: counters,
-            fine: series(FINE_POINTS),
-            coarse: series(COARSE_POINTS),
-            pending: HistoryPoint::default(),
-        }
+        TrafficHistory { fine: series(FINE_POINTS), coarse: series(COARSE_POINTS), pending: HistoryPoint::default() }
     }
 
-    /// Adds a sample of the counters; the previous one was taken `elapsed` ago.
-    pub fn add(&mut self, counters: TrafficCounts, elapsed: Duration) {
+    /// Adds what was counted since the last call, which was `elapsed` ago.
+    pub fn add(&mut self, counts: TrafficCounts, elapsed: Duration) {
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let point = HistoryPoint { at, seconds: elapsed.as_secs_f64(), counts: counters.since(&self.last) };
-        self.last = counters;
+        let point = HistoryPoint { at, seconds: elapsed.as_secs_f64(), counts };
         self.pending.at = at;
         self.pending.seconds += point.seconds;
         self.pending.counts.add(&point.counts);
@@ -265,10 +245,10 @@ mod tests {
     }
 
     #[test]
-    fn points_hold_the_difference_to_the_previous_sample() {
-        let mut history = TrafficHistory::new(counts(100, &[("not_found", 7)]));
-        history.add(counts(104, &[("not_found", 7)]), SAMPLE_INTERVAL);
-        history.add(counts(104, &[("not_found", 9), ("api_key_missing", 1)]), SAMPLE_INTERVAL);
+    fn points_hold_the_counts_of_their_interval() {
+        let mut history = TrafficHistory::new();
+        history.add(counts(4, &[]), SAMPLE_INTERVAL);
+        history.add(counts(0, &[("not_found", 2), ("api_key_missing", 1)]), SAMPLE_INTERVAL);
         let document = history.to_json();
         assert_eq!(document["fine"]["answered"], json!([2.0, 0.0]));
         assert_eq!(document["fine"]["refused"], json!([0.0, 1.5]));
@@ -282,9 +262,9 @@ mod tests {
 
     #[test]
     fn the_coarse_series_combines_samples_and_includes_the_incomplete_point() {
-        let mut history = TrafficHistory::new(TrafficCounts::default());
-        for step in 1..=7 {
-            history.add(counts(step * 10, &[]), SAMPLE_INTERVAL);
+        let mut history = TrafficHistory::new();
+        for _ in 0..7 {
+            history.add(counts(10, &[]), SAMPLE_INTERVAL);
         }
         assert_eq!(history.to_json()["coarse"]["answered"], json!([5.0, 5.0]));
         assert_eq!(history.coarse.points.len(), 1);
@@ -292,9 +272,9 @@ mod tests {
 
     #[test]
     fn the_oldest_points_are_dropped() {
-        let mut history = TrafficHistory::new(TrafficCounts::default());
-        for step in 0..2000 {
-            history.add(counts(step, &[]), SAMPLE_INTERVAL);
+        let mut history = TrafficHistory::new();
+        for _ in 0..2000 {
+            history.add(counts(1, &[]), SAMPLE_INTERVAL);
         }
         assert_eq!((history.fine.points.len(), history.coarse.points.len()), (FINE_POINTS, COARSE_POINTS));
         assert_eq!(history.to_json()["fine"]["whole"]["answered"], json!(FINE_POINTS));

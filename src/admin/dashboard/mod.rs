@@ -32,7 +32,7 @@ use crate::admin::control::ReloadResult;
 use crate::admin::{AdminBody, AdminContext};
 use crate::base::current::Current;
 use crate::base::shutdown_phase::ShutdownPhase;
-use crate::observability::metrics::Metrics;
+use crate::observability::metrics::{Metrics, MetricsTotals};
 use crate::tls::{CertificateStatus, ServerTls};
 
 use attention::RecentEvents;
@@ -72,6 +72,8 @@ pub struct Dashboard {
     last_reload: Current<Option<LastReload>>,
     tls: Option<ServerTls>,
     has_generated_certificate: bool,
+    /// The counters at the last sample.
+    last_totals: RefCell<MetricsTotals>,
     history: RefCell<TrafficHistory>,
     top: RefCell<TopCallers>,
     recent_events: RefCell<RecentEvents>,
@@ -92,7 +94,8 @@ impl Dashboard {
             last_reload,
             tls,
             has_generated_certificate,
-            history: RefCell::new(TrafficHistory::new(TrafficCounts::default())),
+            last_totals: RefCell::default(),
+            history: RefCell::new(TrafficHistory::new()),
             top: RefCell::default(),
             recent_events: RefCell::default(),
             sections: RefCell::new(Some(watch::channel(Sections::default()).0)),
@@ -103,8 +106,9 @@ impl Dashboard {
     /// Adds what has happened since the last sample, `elapsed` ago.
     fn add_sample(&self, metrics: &Metrics, elapsed: Duration) {
         let totals = metrics.totals();
-        self.history.borrow_mut().add(TrafficCounts::from_metrics(&totals), elapsed);
-        self.top.borrow_mut().add(metrics.take_callers(), &totals, elapsed);
+        let routes = totals.routes_since(&self.last_totals.replace(totals.clone()));
+        self.history.borrow_mut().add(TrafficCounts::from_routes(&routes), elapsed);
+        self.top.borrow_mut().add(metrics.take_callers(), &routes, elapsed);
         self.recent_events.borrow_mut().add(metrics);
     }
 
@@ -149,31 +153,6 @@ fn publish(admin: &AdminContext) {
     }
 }
 
-/// The page as an HTML document.
-pub fn document() -> Response<AdminBody> {
-    static_response("text/html; charset=utf-8", include_str!("page.html"))
-}
-
-/// The page's style sheet.
-pub fn style() -> Response<AdminBody> {
-    static_response("text/css; charset=utf-8", include_str!("page.css"))
-}
-
-/// The script that renders the sections.
-pub fn script() -> Response<AdminBody> {
-    static_response("text/javascript; charset=utf-8", include_str!("page.js"))
-}
-
-/// The script of the query journal.
-pub fn queries_script() -> Response<AdminBody> {
-    static_response("text/javascript; charset=utf-8", include_str!("queries.js"))
-}
-
-/// The icon in the browser's tab.
-pub fn icon() -> Response<AdminBody> {
-    static_response("image/svg+xml", include_str!("icon.svg"))
-}
-
 /// All sections as one JSON document.
 pub fn overview(admin: &AdminContext) -> Response<AdminBody> {
     let document = overview::document(&overview::sections(admin));
@@ -205,7 +184,8 @@ pub fn open_event_stream(admin: &AdminContext) -> Response<AdminBody> {
     response_with_headers("text/event-stream", Either::Right(events))
 }
 
-fn static_response(media_type: &'static str, text: &'static str) -> Response<AdminBody> {
+/// A file of the page.
+pub fn static_response(media_type: &'static str, text: &'static str) -> Response<AdminBody> {
     response_with_headers(media_type, Either::Left(Full::new(Bytes::from_static(text.as_bytes()))))
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::observability::metrics::{CallerTally, MetricsTotals, RouteTotals, TakenCallers};
+use crate::observability::metrics::{CallerTally, RouteTotals, TakenCallers};
 
 /// Intervals that are kept, the incomplete one included.
 const INTERVALS: usize = 5;
@@ -27,8 +27,6 @@ const INTERVAL: Duration = Duration::from_secs(60);
 pub struct TopCallers {
     /// The newest one is the last.
     intervals: VecDeque<TopInterval>,
-    /// The counters at the last sample.
-    routes: Vec<RouteTotals>,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +42,7 @@ type Tallies = HashMap<String, CallerTally>;
 
 impl TopCallers {
     /// Adds what was counted since the last call, which was `elapsed` ago.
-    pub fn add(&mut self, callers: TakenCallers, totals: &MetricsTotals, elapsed: Duration) {
+    pub fn add(&mut self, callers: TakenCallers, routes: &[RouteTotals], elapsed: Duration) {
         if self.intervals.back().is_none_or(|last| last.length >= INTERVAL) {
             if self.intervals.len() == INTERVALS {
                 self.intervals.pop_front();
@@ -59,12 +57,7 @@ impl TopCallers {
         for (address, tally) in callers.addresses {
             add(&mut interval.addresses, &network_text(address), &tally);
         }
-        for route in &totals.routes {
-            let earlier = self.routes.iter().find(|earlier| earlier.name == route.name);
-            let new = earlier.map_or_else(|| route.clone(), |earlier| route.since(earlier));
-            interval.add_route(&new);
-        }
-        self.routes.clone_from(&totals.routes);
+        routes.iter().for_each(|route| interval.add_route(route));
         shrink(&mut interval.users);
         shrink(&mut interval.addresses);
     }
@@ -178,13 +171,12 @@ mod tests {
     #[test]
     fn the_busiest_come_first_and_old_intervals_end() {
         let mut top = TopCallers::default();
-        let totals = MetricsTotals::default();
         let minute = Duration::from_secs(60);
-        top.add(callers(&[("alice", 5), ("bob", 7)]), &totals, minute);
-        top.add(callers(&[("alice", 5)]), &totals, minute);
+        top.add(callers(&[("alice", 5), ("bob", 7)]), &[], minute);
+        top.add(callers(&[("alice", 5)]), &[], minute);
         assert_eq!(names(&top), [("alice".to_owned(), 10), ("bob".to_owned(), 7)]);
         for _ in 0..4 {
-            top.add(callers(&[]), &totals, minute);
+            top.add(callers(&[]), &[], minute);
         }
         assert_eq!(names(&top), [("alice".to_owned(), 5)]);
         assert_eq!(top.to_json()["seconds"], 300.0);
@@ -195,7 +187,7 @@ mod tests {
         let mut top = TopCallers::default();
         for number in 0..2000 {
             let name = format!("user-{number}");
-            top.add(callers(&[(&name, 1), ("busy", 2)]), &MetricsTotals::default(), Duration::ZERO);
+            top.add(callers(&[(&name, 1), ("busy", 2)]), &[], Duration::ZERO);
         }
         assert!(top.intervals[0].users.len() <= MAX_NAMES);
         assert_eq!(names(&top)[0], ("busy".to_owned(), 4000));

@@ -156,6 +156,17 @@ pub struct MetricsTotals {
     pub(super) handshake_duration: Histogram,
 }
 
+impl MetricsTotals {
+    /// The requests of each route counted after `earlier` was taken.
+    pub fn routes_since(&self, earlier: &MetricsTotals) -> Vec<RouteTotals> {
+        let since = |route: &RouteTotals| match earlier.routes.iter().find(|earlier| earlier.name == route.name) {
+            Some(earlier) => route.since(earlier),
+            None => route.clone(),
+        };
+        self.routes.iter().map(since).collect()
+    }
+}
+
 /// A handle to the counters of the current thread. It is not `Send`, so no other thread writes to them.
 #[derive(Clone, Debug)]
 #[expect(
