@@ -2,6 +2,7 @@
 //! ends. It passes requests to the gateway, and knows nothing about authentication, routes or backends.
 
 mod activity;
+mod closing;
 mod departure;
 mod frame_meter;
 mod handshake_failure;
@@ -18,7 +19,7 @@ mod watched_io;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -40,7 +41,7 @@ use crate::gateway::forwarded::is_trusted;
 use crate::gateway::rejection::Rejection;
 use crate::http::h1::head::HeadLimits;
 use crate::observability::metrics::{CloseCause, HandshakeFailure, Protocol, TlsVersion};
-use crate::observability::trace::Interval;
+use crate::observability::trace::{Interval, Tracer};
 use crate::tls::{ServerTls, TlsSnapshot};
 
 use activity::Activity;
@@ -89,7 +90,6 @@ impl ServingConfig {
         http1::Http1Limits {
             head: HeadLimits { max_headers: headers, max_bytes: header_size, max_target: uri },
             max_requests: requests_per_connection,
-            max_age: self.timeouts.connection_age,
             half_close,
         }
     }
@@ -113,6 +113,9 @@ enum TlsRejection {
     PlainHttp(TcpStream),
 }
 
+/// Serves a connection, and returns the error that ended it.
+type BoxFuture<'a> = Pin<Box<dyn Future<Output = Option<String>> + 'a>>;
+
 impl From<io::Error> for TlsRejection {
     fn from(error: io::Error) -> TlsRejection {
         TlsRejection::Failed(error)
@@ -120,50 +123,69 @@ impl From<io::Error> for TlsRejection {
 }
 
 /// Serves a connection until it ends. Errors that a client causes are logged at debug level only.
-pub async fn serve(service: Rc<Service>, mut stream: TcpStream, address: SocketAddr, mut registration: Registration) {
-    // Futures that few connections need, or only for a moment, are boxed: most connections are idle HTTP/1.1.
-    let mut peer = Peer::new(address.ip().to_canonical(), service.tls.is_some());
-    if service.serving.get().proxy_protocol {
-        match Box::pin(service.read_proxy_header(&mut stream, peer.address, &registration.activity)).await {
-            Ok(None) => {}
-            Ok(Some(client)) => {
-                // The proxy's own address, which many clients share, was not counted.
-                if !service.serving.get().is_trusted_proxy(client) && !registration.count_for(client) {
-                    return;
+///
+/// Most connections are idle HTTP/1.1, and each future is as large as its largest branch. So the task holds only what all
+/// connections need, and a box what this one does.
+#[expect(clippy::manual_async_fn, reason = "the future of an `async fn` would hold the arguments twice")]
+pub fn serve(
+    service: Rc<Service>,
+    mut stream: TcpStream,
+    address: SocketAddr,
+    mut registration: Registration,
+) -> impl Future<Output = ()> {
+    async move {
+        let client = match service.serving.get().proxy_protocol {
+            false => Some(address.ip().to_canonical()),
+            true => Box::pin(service.proxied_client(&mut stream, address, &mut registration)).await,
+        };
+        let Some(client) = client else { return };
+        let activity = &registration.activity;
+        let connection: BoxFuture<'_> = match &service.tls {
+            None => service.serve_http1(stream, Rc::new(Peer::new(client, false)), activity),
+            Some(tls) => match Box::pin(service.accept_tls(&tls.current(), stream, client, activity)).await {
+                Err(TlsRejection::Failed(error)) => {
+                    return service.record_failed_handshake(address, &error, handshake_failure::classify(&error));
                 }
-                peer = Peer::new(client, peer.is_tls);
-            }
-            Err(error) => {
-                let is_timeout = error.kind() == io::ErrorKind::TimedOut;
-                let kind = if is_timeout { HandshakeFailure::Timeout } else { HandshakeFailure::ProxyProtocol };
-                return service.record_failed_handshake(address, &error, kind);
-            }
+                Err(TlsRejection::PlainHttp(stream)) => Box::pin(service.reject_plain_http(stream, address, activity)),
+                Ok((stream, peer)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                    Box::pin(service.serve_http2(stream, peer, activity))
+                }
+                Ok((stream, peer)) => service.serve_http1(stream, peer, activity),
+            },
+        };
+        if let Some(error) = connection.await {
+            debug!(peer = %address, error, "connection ended with an error");
         }
-    }
-    let activity = &registration.activity;
-    let failure = match &service.tls {
-        None => service.serve_http1(stream, Rc::new(peer), activity).await,
-        Some(tls) => match Box::pin(service.accept_tls(&tls.current(), stream, peer, activity)).await {
-            Err(TlsRejection::Failed(error)) => {
-                return service.record_failed_handshake(address, &error, handshake_failure::classify(&error));
-            }
-            Err(TlsRejection::PlainHttp(stream)) => {
-                Box::pin(service.reject_plain_http(stream, address, activity)).await
-            }
-            Ok((stream, peer)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                Box::pin(service.serve_http2(stream, peer, activity)).await
-            }
-            Ok((stream, peer)) => service.serve_http1(stream, peer, activity).await,
-        },
-    };
-    if let Some(error) = failure {
-        debug!(peer = %address, error, "connection ended with an error");
     }
 }
 
 // No connection keeps a `ServingConfig` while it waits for a request: a replaced one would live as long as the
 // connection.
 impl Service {
+    /// The address of the client behind a load balancer; `None` if its connection is rejected.
+    async fn proxied_client(
+        &self,
+        stream: &mut TcpStream,
+        address: SocketAddr,
+        registration: &mut Registration,
+    ) -> Option<IpAddr> {
+        let peer = address.ip().to_canonical();
+        match self.read_proxy_header(stream, peer, &registration.activity).await {
+            Ok(None) => Some(peer),
+            // The proxy's own address, which many clients share, was not counted.
+            Ok(Some(client)) => {
+                let is_admitted = self.serving.get().is_trusted_proxy(client) || registration.count_for(client);
+                is_admitted.then_some(client)
+            }
+            Err(error) => {
+                let is_timeout = error.kind() == io::ErrorKind::TimedOut;
+                let kind = if is_timeout { HandshakeFailure::Timeout } else { HandshakeFailure::ProxyProtocol };
+                self.record_failed_handshake(address, &error, kind);
+                None
+            }
+        }
+    }
+
     /// Reads the client's address from the load balancer's PROXY protocol header, if it has one.
     ///
     /// SECURITY: a header from an untrusted peer would let it claim any address, so such connections are closed.
@@ -187,7 +209,7 @@ impl Service {
         &self,
         tls: &TlsSnapshot,
         stream: TcpStream,
-        peer: Peer,
+        client: IpAddr,
         activity: &Activity,
     ) -> Result<(Box<ClientTlsStream>, Rc<Peer>), TlsRejection> {
         let begun = Instant::now();
@@ -213,22 +235,24 @@ impl Service {
         };
         let ended = Instant::now();
         self.serving.get().gateway.worker_metrics().record_handshake(version, is_resumed, ended.duration_since(begun));
-        peer.tls_handshake.set(Some(Interval { start: begun, end: ended }));
+        let peer = Peer::new(client, true);
+        if Tracer::installed().is_some() {
+            peer.tls_handshake.replace(Some(Box::new(Interval { start: begun, end: ended })));
+        }
         let sni = tls.sni_match(connection);
-        let certificate_subject = TlsSnapshot::client_identity(connection).map_err(io::Error::other)?;
-        let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 }.as_str();
+        let certificate_subject =
+            TlsSnapshot::client_identity(connection).map_err(io::Error::other)?.map(String::into_boxed_str);
+        let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
         Ok((stream, Rc::new(Peer { sni, certificate_subject, protocol, ..peer })))
     }
 
-    async fn serve_http1<I>(&self, io: I, peer: Rc<Peer>, activity: &Rc<Activity>) -> Option<String>
+    fn serve_http1<I>(&self, io: I, peer: Rc<Peer>, activity: &Rc<Activity>) -> BoxFuture<'_>
     where
         I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
     {
         activity.record_handshake();
-        let _open = self.serving.get().gateway.worker_metrics().open_connection(Protocol::Http1);
         let io = WatchedIo::new(io, Rc::clone(activity));
-        let result = http1::serve(io, self.serving.clone(), peer, Rc::clone(activity)).await;
-        result.err().map(|error| error.to_string())
+        Box::pin(http1::serve(io, self.serving.clone(), peer, Rc::clone(activity)))
     }
 
     async fn serve_http2<I>(&self, io: I, peer: Rc<Peer>, activity: &Rc<Activity>) -> Option<String>
@@ -259,8 +283,7 @@ impl Service {
         activity.record_handshake();
         let kind = HandshakeFailure::PlainHttp;
         self.serving.get().gateway.worker_metrics().record_handshake_failure(kind);
-        let result = http1::reject(io, self.serving.clone(), peer, Rc::clone(activity), Rejection::TlsRequired).await;
-        result.err().map(|error| error.to_string())
+        http1::reject(io, self.serving.clone(), peer, Rc::clone(activity), Rejection::TlsRequired).await
     }
 
     /// Records a connection that failed before its first request.

@@ -29,8 +29,8 @@ const WRITE_TIMEOUT: &str = "write_timeout";
 
 /// All client connections of a worker.
 pub struct Reaper {
-    connections: RefCell<HashMap<u64, Weak<Activity>>>,
-    next_id: Cell<u64>,
+    /// By address, which no other connection has while this one is listed.
+    connections: RefCell<HashMap<*const Activity, Weak<Activity>>>,
     /// When an idle connection that is opened now closes, once the gateway will shut down.
     close_idle_at: Cell<Option<Instant>>,
     is_draining: Cell<bool>,
@@ -44,7 +44,6 @@ pub struct Reaper {
 /// The registration of a connection with the reaper, until it is dropped.
 pub struct Registration {
     reaper: Rc<Reaper>,
-    id: u64,
     /// The state of the connection.
     pub activity: Rc<Activity>,
     permit: ConnectionPermit,
@@ -62,7 +61,6 @@ impl Reaper {
     pub fn new(timeouts: Timeouts, metrics: Arc<Metrics>) -> Reaper {
         Reaper {
             connections: RefCell::default(),
-            next_id: Cell::new(0),
             close_idle_at: Cell::new(None),
             is_draining: Cell::new(false),
             became_empty: Notify::new(),
@@ -98,9 +96,8 @@ impl Reaper {
         if self.is_draining.get() {
             activity.begin_drain(now);
         }
-        let id = self.next_id.replace(self.next_id.get() + 1);
-        self.connections.borrow_mut().insert(id, Rc::downgrade(&activity));
-        Registration { reaper: Rc::clone(self), id, activity, permit }
+        self.connections.borrow_mut().insert(Rc::as_ptr(&activity), Rc::downgrade(&activity));
+        Registration { reaper: Rc::clone(self), activity, permit }
     }
 
     /// Checks the timeouts of all connections.
@@ -192,7 +189,7 @@ impl Reaper {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.reaper.connections.borrow_mut().remove(&self.id);
+        self.reaper.connections.borrow_mut().remove(&Rc::as_ptr(&self.activity));
         if self.reaper.is_empty() {
             self.reaper.became_empty.notify_one();
         }

@@ -36,7 +36,7 @@ pub struct WatchedIo<I> {
     activity: Rc<Activity>,
     /// The write side was shut down.
     is_shutdown_sent: bool,
-    lingering: Option<LingeringClose>,
+    lingering: Option<Box<LingeringClose>>,
     frame_limit: Option<Box<FrameLimit>>,
 }
 
@@ -108,9 +108,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> WatchedIo<I> {
     /// Closing a socket with unread data resets the connection, and the client may process the reset before the
     /// response.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let lingering = self.lingering.get_or_insert_with(|| LingeringClose {
-            deadline: Instant::now() + LINGER_TIMEOUT,
-            idle_timer: Box::pin(sleep(LINGER_IDLE_TIMEOUT)),
+        let lingering = self.lingering.get_or_insert_with(|| {
+            Box::new(LingeringClose {
+                deadline: Instant::now() + LINGER_TIMEOUT,
+                idle_timer: Box::pin(sleep(LINGER_IDLE_TIMEOUT)),
+            })
         });
         if lingering.idle_timer.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());

@@ -14,7 +14,7 @@ use crate::gateway::context::RequestContext;
 use crate::gateway::query_record::QueryRecord;
 use crate::observability::auth_timing::AuthTiming;
 use crate::observability::log::{self, AuditLineLost, LogRecord, label};
-use crate::observability::metrics::{self, CompletedRequest};
+use crate::observability::metrics::{self, CompletedRequest, Protocol};
 use crate::observability::trace::{Interval, RequestAttributes, Trace};
 use crate::store::Fingerprint;
 
@@ -179,7 +179,10 @@ impl AccessRecord {
             status: self.status.as_u16(),
             reason: self.reason,
             client: self.context.client_address().into_owned(),
-            protocol: if self.context.peer.protocol == "http/2" { "2" } else { "1.1" },
+            protocol: match self.context.peer.protocol {
+                Protocol::Http1 => "1.1",
+                Protocol::Http2 => "2",
+            },
             is_tls: self.context.peer.is_tls,
             user: self.user.as_ref().map(|user| truncate(user.as_str(), MAX_USER).to_owned()),
             key: self.key.map(|key| key.to_string()),
@@ -194,7 +197,7 @@ impl AccessRecord {
         log::write_access(|line| {
             line.word(label!("request_id"), self.context.request_id_bytes());
             line.word(label!("trace_id"), self.context.trace_id());
-            line.word(label!("protocol"), self.context.peer.protocol.as_bytes());
+            line.word(label!("protocol"), self.context.peer.protocol.as_str().as_bytes());
             line.word(label!("client"), self.context.client_address().as_bytes());
             if let Some(subject) = &self.context.peer.certificate_subject {
                 line.text(label!("certificate"), subject);

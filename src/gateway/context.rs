@@ -2,7 +2,7 @@
 //! is rejected here.
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
@@ -15,6 +15,7 @@ use crate::base::hex;
 use crate::config::ProxyHeader;
 use crate::gateway::forwarded::{ClientOrigin, resolve_client};
 use crate::http::headers::{HeaderName, Headers};
+use crate::observability::metrics::Protocol;
 use crate::observability::trace::{Interval, Trace, Tracer};
 use crate::tls::SniMatch;
 
@@ -25,17 +26,17 @@ pub struct Peer {
     /// socket.
     pub address: IpAddr,
     /// The address as text, which each request needs.
-    pub address_text: String,
+    pub address_text: Box<str>,
     /// True if the connection uses TLS.
     pub is_tls: bool,
-    /// The HTTP version in logs and metrics: `http/1` or `http/2`.
-    pub protocol: &'static str,
-    /// The time of the TLS handshake, until the trace of a request takes it.
-    pub tls_handshake: Cell<Option<Interval>>,
+    /// The HTTP version.
+    pub protocol: Protocol,
+    /// The time of the TLS handshake, until the trace of a request takes it. `None` without traces.
+    pub tls_handshake: RefCell<Option<Box<Interval>>>,
     /// The server name of the TLS handshake, and the names of the certificate. `None` if the client sent no name.
     pub sni: Option<SniMatch>,
     /// The identity in the verified client certificate.
-    pub certificate_subject: Option<String>,
+    pub certificate_subject: Option<Box<str>>,
     /// Why the gateway has aborted the connection, for the log; `None` unless it has.
     pub abort_reason: Cell<Option<&'static str>>,
 }
@@ -45,10 +46,10 @@ impl Peer {
     pub fn new(address: IpAddr, is_tls: bool) -> Peer {
         Peer {
             address,
-            address_text: client_address::to_text(address),
+            address_text: client_address::to_text(address).into(),
             is_tls,
-            protocol: "http/1",
-            tls_handshake: Cell::new(None),
+            protocol: Protocol::Http1,
+            tls_handshake: RefCell::default(),
             sni: None,
             certificate_subject: None,
             abort_reason: Cell::new(None),
@@ -140,7 +141,7 @@ impl RequestContext {
         }
         self.traceparent[53..].copy_from_slice(b"01");
         if let Some(interval) = self.peer.tls_handshake.take() {
-            trace.record_handshake(interval);
+            trace.record_handshake(*interval);
         }
         Some(trace)
     }
@@ -158,7 +159,7 @@ impl RequestContext {
     /// The address of the client as text.
     pub fn client_address(&self) -> Cow<'_, str> {
         if self.origin.address == self.peer.address {
-            return self.peer.address_text.as_str().into();
+            return (*self.peer.address_text).into();
         }
         client_address::to_text(self.origin.address).into()
     }

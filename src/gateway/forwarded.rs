@@ -69,7 +69,7 @@ pub fn warn_about_unknown_proxy(peer: &Peer, headers: &Headers) {
     if !WARNED.is_completed() && headers.iter().any(|header| is_claim(header.name)) {
         WARNED.call_once(|| {
             warn!(
-                peer = peer.address_text.as_str(),
+                peer = &*peer.address_text,
                 "a request has X-Forwarded-For or Forwarded, but trusted_proxies is empty: if it comes from a proxy, all \
                  clients of the proxy share one address in the limits and the logs. Add the proxy to trusted_proxies"
             );

@@ -218,7 +218,7 @@ impl Rewriter {
         if let Some(user) = identity.user() {
             write_header(&mut head, HeaderName::XForwardedUser, user.as_str().as_bytes());
         }
-        let forwarded_for = context.origin.forwarded_for.as_ref().unwrap_or(&context.peer.address_text);
+        let forwarded_for = context.origin.forwarded_for.as_deref().unwrap_or(&context.peer.address_text);
         write_header(&mut head, HeaderName::XForwardedFor, forwarded_for.as_bytes());
         write_header(&mut head, HeaderName::XForwardedProto, context.scheme().as_bytes());
         if let Some(host) = host {

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -57,11 +56,10 @@ where
             ResponseFraming::Length(length) => (length, true),
             _ => (u64::MAX, false),
         };
-        let (wire, half_close) = (Rc::clone(&self.wire), self.limits.half_close);
+        let (wire, half_close) = (&self.wire, self.limits.half_close);
         let is_large = has_length && remaining >= MIN_SPLICE_LENGTH;
         let mut pipe = (is_large && wire.borrow().can_splice()).then(SplicePipe::default);
         let mut is_complete = false;
-        let activity = Rc::clone(&self.activity);
         let result = self.until_shutdown(|cx, _| {
             let mut poll_response = || loop {
                 if is_complete && !stays_open {
@@ -131,7 +129,7 @@ where
             let polled = poll_response();
             // The client may read only after it has sent its whole request.
             if polled.is_pending() && body.poll_upload(cx) {
-                activity.record_upload_progress();
+                self.activity.record_upload_progress();
             }
             polled
         });
@@ -148,10 +146,10 @@ where
     /// Returns whether the request, the response and the limits allow a persistent connection.
     fn can_stay_open(&self, request: &RequestSummary, framing: ResponseFraming) -> bool {
         request.keep_alive
-            && !self.is_closing
+            && !self.is_closing.get()
             && framing != ResponseFraming::Close
-            && self.request_count < self.limits.max_requests
-            && self.limits.max_age.is_none_or(|age| self.opened_at.elapsed() < age)
+            && self.activity.request_count() < self.limits.max_requests
+            && self.serving.get().timeouts.connection_age.is_none_or(|age| self.activity.age() < age)
     }
 }
 

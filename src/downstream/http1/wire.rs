@@ -32,6 +32,8 @@ const MAX_READ_AHEAD: usize = 16 * 1024;
 /// The response that a client with `Expect: 100-continue` waits for before it sends the body.
 const CONTINUE_RESPONSE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
+const CONTINUE_LENGTH: u8 = 25;
+
 /// A client's socket, its read buffer, and the state of the request body.
 pub struct Wire<I> {
     io: WatchedIo<I>,
@@ -40,8 +42,8 @@ pub struct Wire<I> {
     body: RequestBodyState,
     /// The body was polled.
     is_body_requested: bool,
-    /// The unwritten rest of the 100 response.
-    pending_continue: &'static [u8],
+    /// Length of the unwritten rest of the 100 response.
+    pending_continue: u8,
     /// The 100 response was written, and may still be in the buffer of TLS.
     needs_flush: bool,
     /// Wakes the connection's task when the body ends.
@@ -49,7 +51,7 @@ pub struct Wire<I> {
     /// The reader of the body waits for data, so it detects that the client disconnects.
     is_reader_waiting: bool,
     /// Detects that the client disconnects while its upload is blocked; created when that happens first.
-    departure: Option<DepartureWatch>,
+    departure: Option<Box<DepartureWatch>>,
     /// The client accepts interim responses: it uses HTTP/1.1, and the final response has not begun.
     accepts_interim: bool,
 }
@@ -69,7 +71,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
             unread: BytesMut::new(),
             body: RequestBodyState::Ended,
             is_body_requested: false,
-            pending_continue: &[],
+            pending_continue: 0,
             needs_flush: false,
             connection_waker: None,
             is_reader_waiting: false,
@@ -115,12 +117,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         self.accepts_interim = version == Version::HTTP_11;
         self.departure = None;
         // A client that already sends its body does not wait for the 100 response.
-        self.pending_continue = if expects_continue && self.unread.is_empty() { CONTINUE_RESPONSE } else { &[] };
+        self.pending_continue = if expects_continue && self.unread.is_empty() { CONTINUE_LENGTH } else { 0 };
     }
 
     /// Returns whether the client sends its body without waiting for a 100 response, and nothing of it was read.
     pub fn is_body_untouched(&self) -> bool {
-        !self.is_body_requested && self.pending_continue.is_empty()
+        !self.is_body_requested && self.pending_continue == 0
     }
 
     /// Makes further reads of the body fail.
@@ -190,7 +192,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
                     Err(error) => return self.fail_body(error.0),
                 },
             };
-            if !self.pending_continue.is_empty() || self.needs_flush {
+            if self.pending_continue > 0 || self.needs_flush {
                 match ready!(self.poll_send_continue(cx)) {
                     Ok(()) => {}
                     Err(_) => return self.fail_body("the connection was lost"),
@@ -239,10 +241,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
 
     /// Sends the 100 response.
     fn poll_send_continue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.pending_continue.is_empty() {
-            match ready!(Pin::new(&mut self.io).poll_write(cx, self.pending_continue))? {
+        while self.pending_continue > 0 {
+            let rest = &CONTINUE_RESPONSE[usize::from(CONTINUE_LENGTH - self.pending_continue)..];
+            match ready!(Pin::new(&mut self.io).poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.pending_continue = &self.pending_continue[written..],
+                written => self.pending_continue -= u8::try_from(written).expect("at most the rest"),
             }
             self.needs_flush = true;
         }
@@ -309,14 +312,14 @@ impl<I: AsyncRead + AsyncWrite + ClientSocket + Unpin> Wire<I> {
             return Poll::Pending;
         }
         let accepts_probe = self.accepts_interim && !self.is_body_complete();
-        let is_sending = !self.pending_continue.is_empty() || self.needs_flush;
-        let departure = self.departure.get_or_insert_with(|| DepartureWatch::new(self.io.inner().tcp()));
+        let is_sending = self.pending_continue > 0 || self.needs_flush;
+        let departure = self.departure.get_or_insert_with(|| Box::new(DepartureWatch::new(self.io.inner().tcp())));
         if departure.poll_departure(cx).is_ready() {
             return Poll::Ready(());
         }
         if accepts_probe && !is_sending && departure.poll_probe(cx).is_ready() {
             // RFC 9110 section 15.2: a client ignores a 100 response that it does not expect.
-            self.pending_continue = CONTINUE_RESPONSE;
+            self.pending_continue = CONTINUE_LENGTH;
             let _ = self.poll_send_continue(cx);
         }
         Poll::Pending
