@@ -10,7 +10,7 @@ BENCH ?=
 FUZZ_SECONDS ?= 15
 FUZZ_TARGETS ?= bearer policy token config http1 connection statement
 
-.PHONY: test lint unit servers figures e2e readme chart packaging image dashboard demo release packages bench micro instructions deny fuzz sbom clean
+.PHONY: test lint unit servers figures e2e readme chart packaging aarch64 image dashboard demo release packages bench micro instructions deny fuzz sbom clean
 
 test: lint unit e2e readme chart dashboard
 
@@ -53,6 +53,10 @@ chart: $(BINARY)
 packaging: $(BINARY)
 	tests/packaging/run
 
+# The gateway for aarch64 and its packages, tested under qemu-user; not part of the gate.
+aarch64:
+	tests/aarch64/run
+
 # The image as it is published, on the same substitutes: localhost/timbr-gateway:release.
 image:
 	tests/packaging/setup
@@ -71,7 +75,7 @@ demo:
 release:
 	CARGO="$(CARGO)" deploy/release/build
 
-# The Debian and the RPM package of the release, in target/packages; needs cargo-deb, cargo-generate-rpm and dpkg-dev.
+# The Debian and the RPM package of the release, in target/packages; needs cargo-deb and cargo-generate-rpm.
 packages: release
 	deploy/release/licences > target/THIRD_PARTY_LICENSES
 	deploy/release/packages "$$(deploy/release/archive target/trained/timbr-gateway target/THIRD_PARTY_LICENSES target/packages)" \
