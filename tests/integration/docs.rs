@@ -64,14 +64,16 @@ fn the_configuration_reference_is_up_to_date() {
 /// Each sample is loaded as a file, with the files that it refers to.
 #[test]
 fn the_samples_of_the_configuration_are_valid() {
-    let page = std::fs::read_to_string(repository().join("docs/configuration.md")).expect("the page");
+    let page = |name: &str| std::fs::read_to_string(repository().join(name)).expect("the page");
+    let pages = [page("docs/configuration.md"), page("docs/choose.md")];
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     std::fs::write(at("salt"), SALT).expect("written");
     std::fs::write(at("service-key"), "tk_service").expect("written");
     std::fs::write(at("ldap-password"), "secret").expect("written");
-    let samples: Vec<_> = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert!(samples.len() >= 3);
+    let yaml = pages.iter().flat_map(|page| page.split("```yaml\n").skip(1));
+    let samples: Vec<_> = yaml.filter_map(|rest| rest.split("```").next()).collect();
+    assert!(samples.len() >= 7);
     for sample in samples {
         let here = folder.path().to_str().expect("text");
         let sample = sample.replace("/run/secrets", here).replace("/etc/timbr-gateway", here);
