@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use crate::app::StartError;
-use crate::app::components::host_name;
+use crate::app::components::{host_name, unwritable};
 use crate::config::Problem;
 use crate::config::audit::{AuditOptions, SyslogServer};
 use crate::config::options::AUDIT;
@@ -16,7 +16,7 @@ pub fn start(options: &AuditOptions) -> Result<AuditGuard, StartError> {
     let mut outputs: Vec<Box<dyn Write + Send>> = Vec::new();
     if let Some(path) = &options.file {
         let file = RotatingFile::open(path, options.file_max_size, options.file_keep, options.is_required());
-        let problem = |error| Problem::new(AUDIT.file.key, format!("cannot write {}: {error}", path.display()));
+        let problem = |error| unwritable(AUDIT.file.key, path, error);
         outputs.push(Box::new(file.map_err(|error| StartError::Files(vec![problem(error)]))?));
     }
     if let Some(server) = &options.syslog {

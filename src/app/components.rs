@@ -1,6 +1,7 @@
 //! Builds the components that depend on files, at start and for a reload. Everything is loaded and checked before any
 //! of it is used.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use tracing::{info, warn};
 use crate::app::{StartError, audit};
 use crate::auth::{Auth, EndedLogins};
 use crate::base::clock::Clock;
+use crate::base::remedy::with_remedy;
 use crate::config::changes::Changes;
 use crate::config::options::{AUDIT, AUTH, LOG, STORE, UPSTREAM};
 use crate::config::{Config, DEFAULT_UPSTREAM, LimitOptions, Problem, StoreKind};
@@ -34,19 +36,8 @@ pub(super) struct Components {
 /// their contents.
 pub fn check(config: &Config) -> Result<Vec<Problem>, StartError> {
     let components = load(config, &Clock::system())?;
-    if let StoreKind::File(path) = &config.store.kind
-        && let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
-    {
-        let message = format!("is in the folder {}, which does not exist", folder.display());
-        return Err(StartError::Files(vec![Problem::new(STORE.path.key, message)]));
-    }
-    let mut warnings = Vec::new();
-    if let StoreKind::File(path) = &config.store.kind {
-        warnings.extend(low_space(STORE.path.key, path, "logins fail with 503"));
-    }
-    if let Some(file) = &config.audit.file {
-        warnings.extend(low_space(AUDIT.file.key, file, "lines of the audit log are lost"));
-    }
+    let mut warnings: Vec<_> =
+        growing_files(config).filter_map(|(key, path, consequence)| low_space(key, path, consequence)).collect();
     if components.auth.has_no_users() {
         warnings.push(Problem::new(AUTH.users_file.key, "has no users: no user can log in"));
     }
@@ -57,10 +48,31 @@ pub fn check(config: &Config) -> Result<Vec<Problem>, StartError> {
     Ok(warnings)
 }
 
+/// The files that grow, and what happens when their file system is full.
+fn growing_files(config: &Config) -> impl Iterator<Item = (&'static str, &Path, &'static str)> {
+    let store = match &config.store.kind {
+        StoreKind::File(path) => Some((STORE.path.key, path.as_path(), "logins fail with 503")),
+        _ => None,
+    };
+    let audit = config.audit.file.as_ref();
+    let audit = audit.map(|path| (AUDIT.file.key, path.as_path(), "lines of the audit log are lost"));
+    store.into_iter().chain(audit)
+}
+
+/// A file that grows and cannot be written.
+pub(super) fn unwritable(key: &'static str, path: &Path, error: io::Error) -> Problem {
+    let message = match error.kind() {
+        io::ErrorKind::NotFound => {
+            format!("is in the folder {}, which does not exist; create it", disk::folder_of(path).display())
+        }
+        _ => format!("cannot write {}: {}", path.display(), with_remedy(error)),
+    };
+    Problem::new(key, message)
+}
+
 /// A warning if a file that grows is on a file system that is nearly full.
 fn low_space(key: &'static str, path: &Path, consequence: &str) -> Option<Problem> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let free = disk::free_space(folder).ok().filter(|free| *free < MIN_FREE_SPACE)?;
+    let free = disk::free_space(path).ok().filter(|free| *free < MIN_FREE_SPACE)?;
     let message = format!(
         "is on a file system with {} MiB left: free some space, or move the file; on a full one {consequence}",
         free >> 20
@@ -74,6 +86,9 @@ pub(super) fn load(config: &Config, clock: &Clock) -> Result<Components, StartEr
     let upstreams = load_upstreams(config).map_err(|error| problems.push(problem(&error))).ok();
     let server_tls = server_tls(config).map_err(|error| problems.push(problem(&error))).ok();
     problems.extend(audit::check(&config.audit));
+    for (key, path, _) in growing_files(config) {
+        problems.extend(disk::check_writable(path).err().map(|error| unwritable(key, path, error)));
+    }
     match (auth, upstreams, server_tls) {
         (Some(auth), Some(upstreams), Some((tls, certificate_pem))) if problems.is_empty() => {
             Ok(Components { auth: Arc::new(auth), tls, certificate_pem, upstreams })

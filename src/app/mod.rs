@@ -60,6 +60,18 @@ pub enum StartError {
         /// The error of the operating system.
         source: io::Error,
     },
+    /// A different process listens on the address.
+    #[error(
+        "{key}: cannot listen on {address}: Address already in use; `ss -ltnp 'sport = :{}'` shows the process: stop \
+         it, or set {key} to a different address",
+        address.port()
+    )]
+    AddressInUse {
+        /// Key of the option.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+    },
     /// A Unix socket cannot be bound.
     #[error("{key}: cannot listen on {}", path.display())]
     BindSocket {

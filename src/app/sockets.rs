@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use crate::app::StartError;
+use crate::base::remedy::with_remedy;
 use crate::config::options::LISTEN;
 use crate::config::{AdminOptions, ListenOptions};
 use crate::downstream::listener::{self, BoundListener};
@@ -80,7 +81,11 @@ fn bind_socket(
     socket: Option<&(PathBuf, u32)>,
 ) -> Result<Option<(SocketFile, UnixListener)>, StartError> {
     let bind = |(path, mode): &(PathBuf, u32)| {
-        SocketFile::bind(path, *mode).map_err(|source| StartError::BindSocket { key, path: path.clone(), source })
+        SocketFile::bind(path, *mode).map_err(|error| StartError::BindSocket {
+            key,
+            path: path.clone(),
+            source: with_remedy(error),
+        })
     };
     socket.map(bind).transpose()
 }
@@ -96,9 +101,10 @@ fn open_or_inherit(
         // SECURITY: a leftover socket unit must not enable a listener that the operator has disabled.
         return if passed.is_empty() { Ok(Vec::new()) } else { Err(StartError::SocketForDisabledListener(key)) };
     };
-    let failed = |source: io::Error| match source.kind() {
+    let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::PermissionDenied if address.port() < 1024 => StartError::PrivilegedPort { key, address },
-        _ => StartError::Bind { key, address, source },
+        io::ErrorKind::AddrInUse => StartError::AddressInUse { key, address },
+        _ => StartError::Bind { key, address, source: with_remedy(error) },
     };
     if passed.is_empty() {
         let opened = listener::bind(address, count).map_err(failed)?;

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::base::remedy::with_remedy;
+
 /// Maximum number of reported lines.
 const MAX_PROBLEMS: usize = 10;
 
@@ -22,7 +24,7 @@ pub(super) fn read<T>(
 ) -> Result<T, CredentialFileError> {
     let parsed = match std::fs::read_to_string(path).map(Zeroizing::new) {
         Ok(text) => parse(&text),
-        Err(error) => Err(vec![format!("cannot be read: {error}")]),
+        Err(error) => Err(vec![format!("cannot be read: {}", with_remedy(error))]),
     };
     parsed.map_err(|problems| CredentialFileError { file: path.display().to_string(), problems })
 }

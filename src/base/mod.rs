@@ -13,6 +13,7 @@ pub mod join_within;
 pub mod pem;
 pub mod percent;
 pub mod rate;
+pub mod remedy;
 pub mod secret;
 pub mod shutdown_phase;
 pub mod single_flight;

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::base::remedy::with_remedy;
+
 /// The content of a PEM file.
 pub struct PemText {
     /// The sections, each of their lines as a line of its own, without the text between them.
@@ -15,7 +17,7 @@ pub struct PemText {
 impl PemText {
     /// Reads a file. The error is a sentence without the path.
     pub fn read(path: &Path) -> Result<PemText, String> {
-        let bytes = std::fs::read(path).map(Zeroizing::new).map_err(|error| error.to_string())?;
+        let bytes = std::fs::read(path).map(Zeroizing::new).map_err(|error| with_remedy(error).to_string())?;
         normalize(&bytes)
     }
 }

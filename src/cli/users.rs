@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::auth::verifier::password_hash::{HashAlgorithm, PasswordHash};
 use crate::auth::verifier::users::{Users, edit_users};
+use crate::base::remedy::with_remedy;
 use crate::base::user_name::UserName;
 use crate::cli::{CliResult, arguments, options, password, print_line};
 use crate::config::options::AUTH;
@@ -69,7 +70,7 @@ fn add(matches: &ArgMatches) -> anyhow::Result<()> {
     let (file, user) = (users_file_path(matches)?, user_argument(matches)?);
     let text = match fs::read_to_string(&file).map(Zeroizing::new) {
         Err(error) if error.kind() == ErrorKind::NotFound => Zeroizing::default(),
-        read => read.with_context(|| format!("cannot read {}", file.display()))?,
+        read => read.map_err(with_remedy).with_context(|| format!("cannot read {}", file.display()))?,
     };
     if parse_users(&file, &text)?.hash_of(user).is_some() {
         confirm_replacement(user)?;
@@ -143,7 +144,8 @@ fn user_argument(matches: &ArgMatches) -> anyhow::Result<&str> {
 }
 
 fn read_file(file: &Path) -> anyhow::Result<Zeroizing<String>> {
-    fs::read_to_string(file).map(Zeroizing::new).with_context(|| format!("cannot read {}", file.display()))
+    let text = fs::read_to_string(file).map_err(with_remedy);
+    text.map(Zeroizing::new).with_context(|| format!("cannot read {}", file.display()))
 }
 
 fn parse_users(file: &Path, text: &str) -> anyhow::Result<Users> {
@@ -162,7 +164,7 @@ fn replace_file(file: &Path, text: &str) -> anyhow::Result<()> {
     if written.is_err() {
         let _ = fs::remove_file(&new);
     }
-    written.with_context(|| format!("cannot write {}", file.display()))
+    written.map_err(with_remedy).with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn write_new_file(file: &Path, new: &Path, text: &str) -> std::io::Result<()> {

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use crate::base::secret::Secret;
 use crate::config::Config;
 use crate::config::choices::{AdminCommands, AdminSocketMode};
-use crate::config::options::LISTEN;
+use crate::config::options::{Key, LISTEN};
 use crate::config::reader::Reader;
 use crate::config::sources::Problem;
+use crate::config::url::check_socket_path;
 
 /// A shorter token could be guessed: requests of operators are not rate limited.
 const MIN_TOKEN_LENGTH: usize = 32;
@@ -30,7 +31,7 @@ impl Reader<'_> {
             AdminSocketMode::Owner => 0o600,
             AdminSocketMode::Group => 0o660,
         };
-        let socket = self.get(&LISTEN.admin_socket).map(|path| (path, mode));
+        let socket = self.socket_path(&LISTEN.admin_socket).map(|path| (path, mode));
         if commands == AdminCommands::Socket && socket.is_none() {
             self.problem(LISTEN.admin_commands.key, "requires listen.admin_socket");
         }
@@ -43,6 +44,15 @@ impl Reader<'_> {
             }
         };
         Some(AdminOptions { commands, socket, token })
+    }
+
+    /// The path of a Unix socket, if it is not too long for one.
+    pub(super) fn socket_path(&mut self, option: &Key<PathBuf>) -> Option<PathBuf> {
+        let path = self.get(option)?;
+        if let Err(message) = check_socket_path(&path.to_string_lossy()) {
+            self.problem(option.key, message);
+        }
+        Some(path)
     }
 
     fn admin_token(&mut self) -> Option<Secret> {

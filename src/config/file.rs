@@ -1,10 +1,13 @@
 //! Parses the configuration file into a tree of YAML nodes. Knows no option.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use zeroize::Zeroizing;
+
+use crate::base::remedy::with_remedy;
 
 /// A node of a YAML document.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,9 +29,16 @@ pub enum Node {
 impl Node {
     /// Reads and parses the file at `path`. The error is a sentence with the path and the line of a syntax error.
     pub fn read(path: &Path) -> Result<Node, String> {
-        let text = std::fs::read_to_string(path)
-            .map(Zeroizing::new)
-            .map_err(|error| format!("cannot read the configuration file {}: {error}", path.display()))?;
+        let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::NotFound => {
+                    "; correct the path (--config or TIMBR_GATEWAY_CONFIG), or create the file, which needs one line: \
+                     upstream: {url: 'http://127.0.0.1:8000'}"
+                }
+                _ => "",
+            };
+            format!("cannot read the configuration file {}: {}{hint}", path.display(), with_remedy(error))
+        })?;
         Node::parse(&text).map_err(|error| format!("{}: not valid YAML: {error}", path.display()))
     }
 
@@ -85,13 +95,25 @@ impl Node {
     }
 }
 
-/// The first line of a parser error without its advice to programmers. The other lines quote the file, which can
-/// contain secrets.
+/// Parts of a parser error, and what to do about it.
+const SYNTAX_REMEDIES: [(&str, &str); 4] = [
+    ("tabs disallowed", "indent with spaces"),
+    ("duplicate mapping key", "keep one of them"),
+    ("multiple YAML documents", "remove the line `---` and one of the documents"),
+    ("did not find expected key", "check the indentation of this line and of the one before it"),
+];
+
+/// The first line of a parser error with advice for operators in place of that for programmers. The other lines quote
+/// the file, which can contain secrets.
 fn strip_source(report: &str) -> String {
     let line = report.lines().next().unwrap_or("unreadable");
     let line = line.strip_prefix("error: ").unwrap_or(line);
     let advice = [", set ", "; use ", ", use "].into_iter().filter_map(|start| line.find(start)).min();
-    line[..advice.unwrap_or(line.len())].to_owned()
+    let line = &line[..advice.unwrap_or(line.len())];
+    match SYNTAX_REMEDIES.iter().find(|(part, _)| line.contains(part)) {
+        Some((_, remedy)) => format!("{line}; {remedy}"),
+        None => line.to_owned(),
+    }
 }
 
 impl<'de> Deserialize<'de> for Node {

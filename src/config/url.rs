@@ -47,10 +47,19 @@ fn unix_server(path: &str) -> Result<ServerUrl, String> {
             format!("unix:{path}")
         ));
     }
-    if path.len() > MAX_SOCKET_PATH {
-        return Err(format!("has a path of {} bytes; the maximum for a socket is {MAX_SOCKET_PATH}", path.len()));
-    }
+    check_socket_path(path)?;
     Ok(ServerUrl { tls: false, host: "localhost".to_owned(), port: 80, socket: Some(path.into()) })
+}
+
+/// Checks the length of the path of a Unix socket, which the kernel limits.
+pub fn check_socket_path(path: &str) -> Result<(), String> {
+    if path.len() > MAX_SOCKET_PATH {
+        return Err(format!(
+            "has a path of {} bytes; the maximum for a socket is {MAX_SOCKET_PATH}: use a shorter one",
+            path.len()
+        ));
+    }
+    Ok(())
 }
 
 /// Parses a URL with a path whose response is trusted.

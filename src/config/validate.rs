@@ -117,7 +117,7 @@ impl Reader<'_> {
             ClientSocketMode::Group => 0o660,
             ClientSocketMode::Everyone => 0o666,
         };
-        let http_socket = self.get(&LISTEN.http_socket).map(|path| (path, http_socket_mode));
+        let http_socket = self.socket_path(&LISTEN.http_socket).map(|path| (path, http_socket_mode));
         let listen =
             ListenOptions { https: https?, http: http?, http_socket, admin: admin?, proxy_protocol: proxy_protocol? };
         let all = [(LISTEN.https.key, listen.https), (LISTEN.http.key, listen.http), (LISTEN.admin.key, listen.admin)];

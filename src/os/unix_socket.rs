@@ -13,6 +13,9 @@ use rustix::process::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::TcpStream;
 
+use crate::base::remedy::with_remedy;
+use crate::os::disk::folder_of;
+
 /// Length of the accept queue. When it is full, clients get an error instead of a timeout.
 const BACKLOG: i32 = 4096;
 
@@ -29,8 +32,8 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// Listens at `path` with this file mode. When all copies of the listener are closed, clients are refused. Creates the folder of the socket if it does not exist, and replaces the
-    /// file of a gateway that has crashed.
+    /// Listens at `path` with this file mode. When all copies of the listener are closed, clients are refused. Creates
+    /// the folder of the socket if it does not exist, and replaces the file of a gateway that has crashed.
     ///
     /// SECURITY: fails if any other user could open the socket beyond `mode`, or could replace it by a socket of their
     /// own. It has never more permissions than at the end: the kernel applies the mode of the unbound socket to the file
@@ -99,15 +102,19 @@ pub fn user_name(uid: u32) -> Option<String> {
     })
 }
 
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 fn create_folder(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
-    DirBuilder::new().mode(0o700).create(folder)?;
+    DirBuilder::new().mode(0o700).create(folder).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound => "; create the folder above it",
+            io::ErrorKind::AlreadyExists => ", and it is not a folder",
+            _ => "",
+        };
+        let error = with_remedy(error);
+        io::Error::new(error.kind(), format!("cannot create the folder {}: {error}{hint}", folder.display()))
+    })?;
     // The mode of the socket decides who may open it, whatever the umask is.
     fs::set_permissions(folder, Permissions::from_mode(0o755))
 }
@@ -116,7 +123,7 @@ fn create_folder(folder: &Path) -> io::Result<()> {
 fn check_folder(folder: &Path) -> io::Result<()> {
     let owner = fs::metadata(folder)?.uid();
     if owner != 0 && owner != geteuid().as_raw() {
-        return Err(denied(format!("{} belongs to a different user", folder.display())));
+        return Err(denied(format!("{} belongs to a different user; use a folder of its own", folder.display())));
     }
     check_writers(folder)
 }
@@ -137,12 +144,15 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !file.file_type().is_socket() {
-        let message = format!("{} exists and is not a socket", path.display());
+        let message = format!("{} exists and is not a socket; remove it, or name a different file", path.display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Ok(_) => {
+            let message = "Address already in use; `ss -lxp` shows the process: stop it, or name a different file";
+            Err(io::Error::new(io::ErrorKind::AddrInUse, message))
+        }
         Err(error) => Err(error),
     }
 }

@@ -36,7 +36,7 @@ pub fn load_chain(path: &Path, option: &'static str) -> Result<Vec<CertificateDe
     let text = PemText::read(path).map_err(failed)?;
     let chain = CertificateDer::pem_slice_iter(&text.pem).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|error| failed(error.to_string()))?;
-    if chain.is_empty() { Err(failed(format!("it contains no PEM {CERTIFICATE}"))) } else { Ok(chain) }
+    if chain.is_empty() { Err(failed(nothing_found(CERTIFICATE, &text))) } else { Ok(chain) }
 }
 
 fn load_key(path: &Path, option: &'static str) -> Result<PrivateKeyDer<'static>, TlsError> {
@@ -48,10 +48,21 @@ fn load_key(path: &Path, option: &'static str) -> Result<PrivateKeyDer<'static>,
     }
     PrivateKeyDer::from_pem_slice(&text.pem).map_err(|error| {
         failed(match error {
-            pem::Error::NoItemsFound => format!("it contains no PEM {PRIVATE_KEY}"),
+            pem::Error::NoItemsFound => nothing_found(PRIVATE_KEY, &text),
             other => other.to_string(),
         })
     })
+}
+
+/// A file without a section of this kind.
+fn nothing_found(kind: &str, text: &PemText) -> String {
+    let remedy = match (text.pem.is_empty(), kind) {
+        (false, CERTIFICATE) => "does it belong to a different option, such as that of the private key?",
+        (false, _) => "does it belong to a different option, such as that of the certificate?",
+        (true, CERTIFICATE) => "if it is DER, convert it: openssl x509 -inform der -in FILE -out NEW",
+        (true, _) => "if it is DER, convert it: openssl pkey -inform der -in FILE -out NEW",
+    };
+    format!("it contains no PEM {kind}; {remedy}")
 }
 
 fn file_error(kind: &'static str, option: &'static str, path: &Path, reason: String) -> TlsError {

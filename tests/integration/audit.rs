@@ -124,7 +124,7 @@ fn a_file_that_cannot_be_written_prevents_the_start() {
     let output = program.env_clear().env("API_AUTH_SALT", SALT).output().expect("started");
     assert_eq!(output.status.code(), Some(1));
     let shown = String::from_utf8_lossy(&output.stderr);
-    assert!(shown.contains("audit.file: cannot write /nonexistent/audit.json"), "{shown}");
+    assert!(shown.contains("audit.file: is in the folder /nonexistent, which does not exist; create it"), "{shown}");
 }
 
 /// A syslog server with TLS that returns the messages.

@@ -202,7 +202,11 @@ fn an_address_in_use_is_reported() {
     let environment = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
     let output = program(&["serve", "--listen-https", &address, "--listen-admin", "off"], &environment, "");
     assert_eq!(output.status.code(), Some(1));
-    let expected = format!("error: listen.https: cannot listen on {address}: Address already in use (os error 98)\n");
+    let port = taken.local_addr().expect("an address").port();
+    let expected = format!(
+        "error: listen.https: cannot listen on {address}: Address already in use; `ss -ltnp 'sport = :{port}'` shows the \
+         process: stop it, or set listen.https to a different address\n"
+    );
     let (log, error) = text(&output.stderr).split_at(text(&output.stderr).find("error: ").expect("an error"));
     assert_eq!(error, expected);
     let audit = log.lines().filter(|line| line.contains(" audit: "));

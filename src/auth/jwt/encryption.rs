@@ -21,6 +21,8 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use crate::base::remedy::with_remedy;
+
 /// The key of the gateway for tokens of an issuer.
 pub enum DecryptionKey {
     /// The private key of a pair.
@@ -51,7 +53,7 @@ impl DecryptionKey {
     pub fn read(path: &Path) -> Result<DecryptionKey, String> {
         let at = path.display();
         let text = std::fs::read_to_string(path).map(Zeroizing::new);
-        let text = text.map_err(|error| format!("cannot read decryption_key_file {at}: {error}"))?;
+        let text = text.map_err(|error| format!("cannot read decryption_key_file {at}: {}", with_remedy(error)))?;
         if let Some(key) = parse_shared_key(&text) {
             return Ok(DecryptionKey::Shared(key));
         }

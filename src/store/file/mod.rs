@@ -18,12 +18,13 @@ use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
 use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableTable, Table, TableDefinition};
+use redb::{Database, DatabaseError, ReadableTable, StorageError, Table, TableDefinition};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::base::clock::Tick;
+use crate::base::remedy::with_remedy;
 use crate::store::driver::{Command, ReplySender};
 use crate::store::keys::{KeyNumber, RecordName, StoreKeys};
 use crate::store::listing::list_memory;
@@ -139,7 +140,7 @@ impl FileStore {
     pub fn open(self) -> Result<OpenFileStore, String> {
         let database = self.open_database()?;
         let (mut journal, entries) = RevocationJournal::open(&self.path)
-            .map_err(|error| format!("cannot open {}.revoked: {error}", self.path.display()))?;
+            .map_err(|error| format!("cannot open {}.revoked: {}", self.path.display(), with_remedy(error)))?;
         let revocations = self.read_revocations(&entries);
         self.load(&database, &revocations).map_err(|error| format!("cannot read {}: {error}", self.path.display()))?;
         journal.clear().map_err(|error| format!("cannot write {}.revoked: {error}", self.path.display()))?;
@@ -162,7 +163,7 @@ impl FileStore {
 
     fn open_database(&self) -> Result<Database, String> {
         let path = self.path.display();
-        let file = self.open_file().map_err(|error| format!("cannot open {path}: {error}"))?;
+        let file = self.open_file().map_err(|error| format!("cannot open {path}: {}", with_remedy(error)))?;
         let mode = file.metadata().map_or(0, |metadata| metadata.mode()) & 0o777;
         if mode & 0o077 != 0 {
             // SECURITY: the values are sealed, but the file still reveals how many users there are and when they log
@@ -180,6 +181,11 @@ impl FileStore {
             DatabaseError::DatabaseAlreadyOpen => {
                 format!("{path} is in use by another process; use a separate file for each gateway, or share a Redis")
             }
+            DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => format!(
+                "{path} is not a token file, or it is damaged: {error}. Name a different file, or move this one away; \
+                 users then have to log in again"
+            ),
+            DatabaseError::Storage(StorageError::Io(error)) => format!("cannot use {path}: {}", with_remedy(error)),
             other => format!("cannot use {path}: {other}"),
         }
     }
@@ -323,9 +329,14 @@ impl OpenFileStore {
         match result {
             Err(error) => {
                 if !std::mem::replace(&mut self.is_failing, true) {
+                    let path = self.store.path.display();
+                    let error = match error {
+                        redb::Error::Io(error) => with_remedy(error).to_string(),
+                        other => other.to_string(),
+                    };
                     error!(
-                        "cannot write to the token file: {error}. New tokens are rejected with 503; known tokens keep \
-                         working"
+                        "cannot write to the token file {path}: {error}. New tokens are rejected with 503; known tokens \
+                         keep working"
                     );
                 }
             }

@@ -9,8 +9,12 @@ use crate::support::bearer::SALT;
 /// A set-up with one mistake.
 pub struct Case {
     pub name: &'static str,
-    pub files: Vec<(&'static str, String)>,
+    pub files: Vec<(&'static str, Vec<u8>)>,
     pub folders: Vec<&'static str>,
+    /// Symbolic links that lead to themselves.
+    pub loops: Vec<&'static str>,
+    /// Files and folders with these permissions. The commands run without root's right to ignore them.
+    pub modes: Vec<(&'static str, u32)>,
     pub config_file: &'static str,
     pub environment: Vec<(&'static str, &'static str)>,
     pub doctor_arguments: Vec<&'static str>,
@@ -40,11 +44,13 @@ impl Case {
                 sections.push(((*key).to_owned(), (*value).to_owned()));
             }
         }
-        let file = sections.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+        let file: String = sections.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
         Case {
             name,
-            files: vec![("gateway.yaml", file), ("salt", SALT.to_owned())],
+            files: vec![("gateway.yaml", file.into()), ("salt", SALT.into())],
             folders: Vec::new(),
+            loops: Vec::new(),
+            modes: Vec::new(),
             config_file: "gateway.yaml",
             environment: Vec::new(),
             doctor_arguments: Vec::new(),
@@ -53,9 +59,38 @@ impl Case {
         }
     }
 
-    fn with_file(mut self, name: &'static str, content: impl Into<String>) -> Case {
+    fn with_file(mut self, name: &'static str, content: impl Into<Vec<u8>>) -> Case {
         self.files.retain(|(other, _)| *other != name);
         self.files.push((name, content.into()));
+        self
+    }
+
+    /// `lines` after the configuration file.
+    fn with_lines(mut self, lines: &str) -> Case {
+        self.files[0].1.extend_from_slice(lines.as_bytes());
+        self
+    }
+
+    fn with_folder(mut self, name: &'static str) -> Case {
+        self.folders.push(name);
+        self
+    }
+
+    fn with_mode(mut self, name: &'static str, mode: u32) -> Case {
+        self.modes.push((name, mode));
+        self
+    }
+
+    fn with_config_file(mut self, name: &'static str) -> Case {
+        self.config_file = name;
+        self
+    }
+
+    /// With the line ends of Windows, in every file.
+    pub fn with_crlf(mut self) -> Case {
+        for (_, content) in &mut self.files {
+            *content = String::from_utf8_lossy(content).replace('\n', "\r\n").into_bytes();
+        }
         self
     }
 
@@ -82,6 +117,8 @@ const ENCRYPTED_KEY: &str =
     "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIBvTBXBgkqhkiG9w0BBQ0wSjAp\n-----END ENCRYPTED PRIVATE KEY-----\n";
 
 const TLS: (&str, &str) = ("tls", "{cert_file: tls.crt, key_file: tls.key}");
+const STORE: (&str, &str) = ("store", "{kind: file, path: tokens}");
+const HTTP_SOCKET: (&str, &str) = ("listen", "{https: 'off', http_socket: run/socket, admin: 'off'}");
 const HTTPS: (&str, &str) = ("listen", "{https: '127.0.0.1:0', admin: 'off'}");
 
 /// A certificate that is valid in these years, and its key.
@@ -136,7 +173,27 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
         case("A misspelled variable", &[], ["TIMBR_GATEWAY_UPSTREAM_ULR", "did you mean"]),
         case("The file is not YAML", &[], ["gateway.yaml", "line"])
             .with_file("gateway.yaml", "listen: {https: 'off'\n"),
-        case("The configuration file does not exist", &[], ["gatway.yaml", ""]),
+        case("The configuration file does not exist", &[], ["gatway.yaml", "TIMBR_GATEWAY_CONFIG"])
+            .with_config_file("gatway.yaml"),
+        case("The configuration file is a folder", &[], ["config", "name a file"])
+            .with_folder("etc")
+            .with_config_file("etc"),
+        case("The configuration file must not be read", &[], ["gateway.yaml", "give user 65532 access"])
+            .with_mode("gateway.yaml", 0),
+        case("The configuration file is UTF-16", &[], ["gateway.yaml", "save it as UTF-8"])
+            .with_file("gateway.yaml", b"\xff\xfel\0i\0s\0t\0".as_slice()),
+        case("The configuration file is a link to itself", &[], ["loop.yaml", "symbolic link"])
+            .with_config_file("loop.yaml"),
+        case("The configuration file is empty", &[], ["upstream.url", "is required"]).with_file("gateway.yaml", ""),
+        case("A key is set twice", &[], ["gateway.yaml", "keep one of them"])
+            .with_lines("tokens:\n  ttl: 1h\n  ttl: 2h\n"),
+        case("A tab in YAML", &[], ["gateway.yaml", "indent with spaces"]).with_lines("tokens:\n\tttl: 1h\n"),
+        case("Two documents in one file", &[], ["gateway.yaml", "remove the line `---`"])
+            .with_lines("---\ntokens: {ttl: 1h}\n"),
+        case("Wrong indentation", &[], ["gateway.yaml", "check the indentation"])
+            .with_lines("tokens:\n  ttl: 1h\n limits: {body: 1MiB}\n"),
+        case("A value in place of a group", &[("tokens", "1h")], ["tokens", "must be a group of keys"]),
+        case("A list in place of a value", &[("tokens", "{ttl: [1h]}")], ["tokens.ttl", "must be a single value"]),
         case(
             "Two listeners with one address",
             &[("listen", "{https: '127.0.0.1:8443', http: '127.0.0.1:8443'}")],
@@ -151,14 +208,52 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
         case(
             "The port of a listener is in use",
             &[("listen", &format!("{{https: 'off', http: '127.0.0.1:{}', admin: 'off'}}", servers.backend_port))],
-            ["listen.http", "127.0.0.1:8000"],
+            ["listen.http", "ss -ltnp 'sport = :8000'"],
         ),
+        case(
+            "A port above 65535",
+            &[("listen", "{https: 'off', http: '127.0.0.1:80800', admin: 'off'}")],
+            ["listen.http", "address:port"],
+        ),
+        case(
+            "A listener on a foreign IPv6 address",
+            &[("listen", "{https: 'off', http: '[2001:db8::1]:8080', admin: 'off'}")],
+            ["listen.http", "ip address"],
+        ),
+        case(
+            "The path of a Unix socket is too long",
+            &[("listen", &format!("{{https: 'off', http_socket: /run/{}, admin: 'off'}}", "x".repeat(120)))],
+            ["listen.http_socket", "use a shorter one"],
+        ),
+        case("The file of a Unix socket is a regular file", &[HTTP_SOCKET], ["listen.http_socket", "remove it"])
+            .with_folder("run")
+            .with_file("run/socket", ""),
+        case("The folder of a Unix socket is a file", &[HTTP_SOCKET], ["listen.http_socket", "not a folder"])
+            .with_file("run", ""),
+        case(
+            "The folder above that of a Unix socket does not exist",
+            &[("listen", "{https: 'off', http_socket: run/gateway/socket, admin: 'off'}")],
+            ["listen.http_socket", "create the folder above it"],
+        ),
+        case("Other users can write to the folder of a Unix socket", &[HTTP_SOCKET], ["http_socket", "of its own"])
+            .with_folder("run")
+            .with_mode("run", 0o777),
         case(
             "Unknown clients behind the PROXY protocol",
             &[("listen", "{https: 'off', http: '127.0.0.1:0', proxy_protocol: required}")],
             ["listen.proxy_protocol", "trusted_proxies"],
         ),
         case("The file with the certificate does not exist", &[HTTPS, TLS], ["tls.cert_file", "tls.crt"]),
+        case("The private key must not be read", &[HTTPS, TLS], ["tls.key_file", "give user 65532 access"])
+            .with_certificate(valid_certificate())
+            .with_mode("tls.key", 0),
+        case("The file with the certificate is empty", &[HTTPS, TLS], ["tls.cert_file", "PEM"])
+            .with_certificate((String::new(), valid_certificate().1)),
+        case("Certificate and key are swapped", &[HTTPS, TLS], ["tls.cert_file", "a different option"])
+            .with_certificate((valid_certificate().1, valid_certificate().0)),
+        case("The certificate is DER", &[HTTPS, TLS], ["tls.cert_file", "-inform der"])
+            .with_certificate(valid_certificate())
+            .with_file("tls.crt", b"\x30\x82\x01\x0a".as_slice()),
         case(
             "A certificate without a key",
             &[HTTPS, ("tls", "{cert_file: tls.crt}")],
@@ -181,6 +276,12 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
             &[("auth", "{verifier: users-file, users_file: users}")],
             ["auth.users_file", "users"],
         ),
+        case(
+            "The users file is a folder",
+            &[("auth", "{verifier: users-file, users_file: users}")],
+            ["auth.users_file", "name a file"],
+        )
+        .with_folder("users"),
         case(
             "The users file has passwords in place of hashes",
             &[("auth", "{verifier: users-file, users_file: users}")],
@@ -221,6 +322,28 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
             &[("store", "{kind: file, path: missing/tokens}")],
             ["store.path", "missing"],
         ),
+        case("The path of the store is a folder", &[STORE], ["store.path", "name a different file"])
+            .with_folder("tokens"),
+        case("The file of the store belongs to a different program", &[STORE], ["store.path", "move this one away"])
+            .with_file("tokens", "a different program's data\n".repeat(200))
+            .with_mode("tokens", 0o600),
+        case("Other users can read the file of the store", &[STORE], ["tokens", "chmod 600"])
+            .with_file("tokens", "")
+            .with_mode("tokens", 0o644),
+        case(
+            "The gateway cannot write to the folder of the store",
+            &[("store", "{kind: file, path: state/tokens}")],
+            ["store.path", "give user 65532 access"],
+        )
+        .with_folder("state")
+        .with_mode("state", 0o555),
+        case(
+            "The folder of the audit log does not exist",
+            &[("audit", "{file: missing/audit.json}")],
+            ["audit.file", "create it"],
+        ),
+        case("The audit log is a folder", &[("audit", "{file: audit}")], ["audit.file", "name a different file"])
+            .with_folder("audit"),
         case(
             "Redis is down",
             &[("store", &format!("{{kind: redis, urls: 'redis://127.0.0.1:{}'}}", servers.closed_port()))],
@@ -289,7 +412,7 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
         match one.name {
             "The file with the salt is a folder" => one.folders = vec!["salts"],
             "A misspelled variable" => one.environment = vec![("TIMBR_GATEWAY_UPSTREAM_ULR", "http://timbr:9000")],
-            "The configuration file does not exist" => one.config_file = "gatway.yaml",
+            "The configuration file is a link to itself" => one.loops = vec!["loop.yaml"],
             "Redis is down" | "The password of Redis is wrong" => one.awaited = "the token store is unavailable",
             "The backend's name does not resolve" => one.awaited = "DNS lookup of a backend failed",
             "An expired certificate"

@@ -6,8 +6,9 @@ mod servers;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
@@ -43,6 +44,7 @@ fn the_page_on_broken_setups_is_up_to_date() {
     let servers = Servers::start();
     let working = observe(&Case::working(&servers), &servers);
     assert!(working.serve.contains("starts"), "{working:?}");
+    assert_eq!(observe(&Case::working(&servers).with_crlf(), &servers), working);
     let cases = cases(&servers);
     let next = AtomicUsize::new(0);
     let results: Vec<_> = cases.iter().map(|_| Mutex::new(Said::default())).collect();
@@ -94,14 +96,28 @@ fn write_case(page: &mut String, case: &Case, said: &Said) {
 /// Runs the three commands in a folder with the files of the case, so that all paths in messages are relative.
 fn observe(case: &Case, servers: &Servers) -> Said {
     let folder = tempfile::tempdir().expect("a folder");
-    for (name, content) in &case.files {
-        fs::write(folder.path().join(name), content).expect("written");
-    }
     for name in &case.folders {
         fs::create_dir(folder.path().join(name)).expect("made");
     }
+    for (name, content) in &case.files {
+        fs::write(folder.path().join(name), content).expect("written");
+    }
+    for name in &case.loops {
+        symlink(name, folder.path().join(name)).expect("made");
+    }
+    for (name, mode) in &case.modes {
+        fs::set_permissions(folder.path().join(name), Permissions::from_mode(*mode)).expect("set");
+    }
     let command = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"));
+        let program = env!("CARGO_BIN_EXE_timbr-gateway");
+        let mut command = match !case.modes.is_empty() && rustix::process::geteuid().is_root() {
+            false => Command::new(program),
+            true => {
+                let mut command = Command::new("setpriv");
+                command.args(["--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", program]);
+                command
+            }
+        };
         command.args(arguments).args(["-c", case.config_file]).current_dir(folder.path());
         command.env_clear().env("NO_COLOR", "1").envs(case.environment.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

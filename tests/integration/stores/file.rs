@@ -130,7 +130,7 @@ fn an_unsafe_or_unusable_file_is_rejected_with_an_explanation() {
     assert!(start().contains("store.path: "), "{}", start());
     std::fs::remove_file(&path).expect("removed");
     std::fs::create_dir(&path).expect("made");
-    assert!(start().contains("cannot open "), "{}", start());
+    assert!(start().contains("it is not a regular file; name a different file"), "{}", start());
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn expired_tokens_are_removed_from_the_file() {
 
 #[test]
 fn a_full_disk_affects_only_new_tokens() {
-    // A separate file system of 2 MiB; without the right to mount one, a file size limit is used instead.
+    // A file size limit, which needs no mount; full_disk.rs has a file system without space.
     let fixture = fixture();
     let path = fixture.path().to_str().expect("text").to_owned();
     let upstream = Upstream::start();
