@@ -1,9 +1,8 @@
 //! The content of log lines, and that a blocked log output delays no request.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
@@ -11,48 +10,9 @@ use serde_json::Value;
 use crate::support::bearer::{SALT, bearer};
 use crate::support::client::Client;
 use crate::support::program::Program;
+use crate::support::small_disk::SmallDisk;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
-
-/// A file system of one MiB for the duration of the test. A process holds it in its own mount namespace, so the test
-/// does not need root.
-struct SmallDisk {
-    holder: Child,
-    folder: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    fn mount() -> SmallDisk {
-        let folder = tempfile::tempdir().expect("a folder");
-        // Root needs no user namespace, which a system may forbid.
-        let script = r#"export PATH=/usr/sbin:/usr/bin:/sbin:/bin; map=-rm; [ "$(id -u)" != 0 ] || map=-m
-            exec unshare $map /bin/sh -c 'mount -t tmpfs -o size=1m tmpfs "$0" && echo mounted && exec cat' "$0""#;
-        let mut holder = Command::new("/bin/sh")
-            .args(["-c", script])
-            .arg(folder.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("there is a shell");
-        let mut told = String::new();
-        let output = holder.stdout.take().expect("piped");
-        BufReader::new(output).read_line(&mut told).expect("read");
-        assert_eq!(told, "mounted\n", "a small tmpfs cannot be mounted here: user namespaces, or root, are needed");
-        SmallDisk { holder, folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        let folder = self.folder.path().strip_prefix("/").expect("it is absolute");
-        Path::new("/proc").join(self.holder.id().to_string()).join("root").join(folder).join(name)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-    }
-}
 
 /// A gateway that logs to a file.
 struct Logging {
@@ -139,7 +99,7 @@ fn requests_are_served_while_lines_are_dropped(http: SocketAddr, admin: SocketAd
 
 #[test]
 fn a_full_disk_delays_no_request_and_dropped_lines_are_counted() {
-    let disk = SmallDisk::mount();
+    let disk = SmallDisk::mount(1);
     let log = disk.path("log");
     let upstream = Upstream::start();
     let gateway = Logging::start(upstream.address(), &log);

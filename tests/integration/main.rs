@@ -20,6 +20,7 @@ mod failures;
 mod floods;
 mod forwarding;
 mod framing;
+mod full_disk;
 mod get_token;
 mod http2;
 mod http2_streams;

@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use tracing::warn;
+use tracing::{error, info, warn};
+
+use crate::base::remedy::with_remedy;
 
 /// Readable for the group, such as that of a log shipper.
 const MODE: u32 = 0o640;
@@ -22,6 +24,7 @@ pub struct RotatingFile {
     /// Whether a flush writes to the disk.
     is_durable: bool,
     is_inside_line: bool,
+    is_failing: bool,
 }
 
 impl RotatingFile {
@@ -30,7 +33,41 @@ impl RotatingFile {
     pub fn open(path: &Path, max_size: u64, keep: usize, is_durable: bool) -> io::Result<RotatingFile> {
         let file = open(path)?;
         let size = file.metadata()?.len();
-        Ok(RotatingFile { path: path.to_owned(), file, size, max_size, keep, is_durable, is_inside_line: false })
+        let path = path.to_owned();
+        Ok(RotatingFile { path, file, size, max_size, keep, is_durable, is_inside_line: false, is_failing: false })
+    }
+
+    /// Logs the first of several failures, and the end of them.
+    fn report<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        let path = self.path.display();
+        let was_failing = std::mem::replace(&mut self.is_failing, result.is_err());
+        match result {
+            Err(error) => {
+                let error = with_remedy(error);
+                if !was_failing {
+                    error!("cannot write to the audit log {path}: {error}. Its lines are lost until it can be written");
+                }
+                Err(error)
+            }
+            Ok(value) => {
+                if was_failing {
+                    info!("the audit log {path} can be written again");
+                }
+                Ok(value)
+            }
+        }
+    }
+
+    fn write_lines(&mut self, lines: &[u8]) -> io::Result<usize> {
+        if !self.is_inside_line {
+            self.prepare(lines.len())?;
+        }
+        let count = self.file.write(lines)?;
+        self.size += u64::try_from(count).unwrap_or(u64::MAX);
+        if let Some(last) = lines[..count].last() {
+            self.is_inside_line = *last != b'\n';
+        }
+        Ok(count)
     }
 
     fn prepare(&mut self, length: usize) -> io::Result<()> {
@@ -82,19 +119,18 @@ fn open(path: &Path) -> io::Result<File> {
 
 impl Write for RotatingFile {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        if !self.is_inside_line {
-            self.prepare(lines.len())?;
-        }
-        let count = self.file.write(lines)?;
-        self.size += u64::try_from(count).unwrap_or(u64::MAX);
-        if let Some(last) = lines[..count].last() {
-            self.is_inside_line = *last != b'\n';
-        }
-        Ok(count)
+        let written = self.write_lines(lines);
+        self.report(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if self.is_durable { self.file.sync_data() } else { Ok(()) }
+        if self.is_durable {
+            let synced = self.file.sync_data();
+            // A write that failed is still a failure.
+            if synced.is_err() { self.report(synced) } else { Ok(()) }
+        } else {
+            Ok(())
+        }
     }
 }
 

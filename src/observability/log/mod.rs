@@ -104,7 +104,7 @@ pub fn dropped_lines() -> usize {
 pub fn report_dropped_lines() {
     let total = dropped_lines();
     if REPORTED_DROPS.load(Ordering::Relaxed) != total {
-        warn!(total, "log lines dropped because the output did not keep up");
+        warn!(total, "log lines lost: an output did not keep up, or its disk is full");
         // This line may have been dropped as well.
         if dropped_lines() == total {
             REPORTED_DROPS.store(total, Ordering::Relaxed);

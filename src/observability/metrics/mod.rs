@@ -121,7 +121,7 @@ metrics! {
     limit_rules: Labelled<Counter> = "limit_rule_exceeded" ["rule"]
         "Requests above the limit of a rule of limits.rules; in shadow mode they were forwarded";
     pub panics: Counter = "panics" [] "Requests that ended with a panic";
-    log_lines_dropped: Counter = "log_lines_dropped" [] "Log lines dropped because the output did not keep up";
+    log_lines_dropped: Counter = "log_lines_dropped" [] "Log lines lost because an output did not keep up, or its disk was full";
     audit_lines_lost: Counter = "audit_lines_lost" []
         "Lines that an output of the audit log has lost; also counted as dropped log lines";
     spans_dropped: Counter = "trace_spans_dropped" []

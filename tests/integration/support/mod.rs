@@ -11,6 +11,7 @@ pub mod pki;
 pub mod program;
 pub mod recorder;
 pub mod redis;
+pub mod small_disk;
 pub mod stores;
 pub mod tls_client;
 pub mod upstream;

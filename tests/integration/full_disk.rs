@@ -1,0 +1,147 @@
+//! A file system without space, on which the gateway has its token file, its audit log and its users file.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::support::bearer::{SALT, bearer};
+use crate::support::client::{Client, Response};
+use crate::support::program::Program;
+use crate::support::small_disk::SmallDisk;
+use crate::support::upstream::Upstream;
+use crate::support::wait_until;
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+/// Enough for the token file and some space beside it.
+const DISK_MIB: u32 = 8;
+
+fn login(program: &Program, user: &str) -> Response {
+    let authorization = format!("Bearer {}", bearer(user, "secret"));
+    Client::connect(program.http).send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"")
+}
+
+fn token_of(response: &Response) -> String {
+    response.json()["data"][0].as_str().expect("a token").to_owned()
+}
+
+fn query(program: &Program, token: &str) -> u16 {
+    Client::connect(program.http).send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status
+}
+
+fn metric(program: &Program, name: &str) -> u64 {
+    let admin = program.admin.expect("it is on");
+    let response = Client::connect(admin).send("GET /metrics", &[("Host", "localhost")], b"");
+    let line = response.text().lines().find_map(|line| line.strip_prefix(&format!("{name} "))).expect(name).to_owned();
+    line.parse().expect("a number")
+}
+
+/// A command with the same configuration.
+fn command(arguments: &[&str], options: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"));
+    command.args(arguments).env_clear().env("API_AUTH_SALT", SALT);
+    command.env("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1").env("TIMBR_GATEWAY_LISTEN_HTTPS", "off");
+    command.env("TIMBR_GATEWAY_LISTEN_HTTP", "127.0.0.1:0");
+    command.envs(options.iter().map(|(name, value)| (format!("TIMBR_GATEWAY_{name}"), value)));
+    command.output().expect("it runs")
+}
+
+fn text_of(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+#[test]
+fn the_gateway_continues_says_what_to_do_and_recovers() {
+    let disk = SmallDisk::mount(DISK_MIB);
+    let (tokens, audit, users) = (disk.path("tokens"), disk.path("audit"), disk.path("users"));
+    let hash = bcrypt::hash("secret", 4).expect("hashed");
+    let known: String = (0..2000).map(|number| format!("user-{number}:{hash}\n")).collect();
+    fs::write(&users, &known).expect("written");
+    let options = [
+        ("STORE_KIND", "file"),
+        ("STORE_PATH", text_of(&tokens)),
+        ("STORE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
+        ("AUDIT_FILE", text_of(&audit)),
+        ("AUTH_VERIFIER", "users-file"),
+        ("AUTH_USERS_FILE", text_of(&users)),
+        ("TOKENS_FOREIGN", "reject"),
+        ("LISTEN_ADMIN", "127.0.0.1:0"),
+    ];
+    let upstream = Upstream::start();
+    let (mut program, log) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
+    let has_logged = |parts: [&str; 3]| {
+        let contains = |line: &serde_json::Value| {
+            let message = line["message"].as_str().unwrap_or_default();
+            parts.iter().all(|part| message.contains(part))
+        };
+        log.lock().expect("no panic").iter().any(contains)
+    };
+    let mut confirmed = vec![token_of(&login(&program, "user-0"))];
+
+    disk.fill();
+    let refused = (1..2000).find_map(|number| {
+        let response = login(&program, &format!("user-{number}"));
+        if response.status != 200 {
+            return Some(response);
+        }
+        confirmed.push(token_of(&response));
+        None
+    });
+    let refused = refused.expect("a disk without space");
+    assert_eq!((refused.status, refused.reason()), (503, "token_store_unavailable".to_owned()));
+    assert_eq!(query(&program, &confirmed[0]), 200, "known tokens keep working");
+    assert_eq!(token_of(&login(&program, "user-0")), confirmed[0], "a known login gets its token");
+    // Each attempt is a line of the audit log, whose last page of memory may have had room.
+    wait_until("lost lines are counted", || {
+        assert_eq!(login(&program, "user-1999").status, 503);
+        metric(&program, "timbr_gateway_log_lines_dropped_total") > 0
+    });
+    for (what, path) in [("cannot write to the token file", &tokens), ("cannot write to the audit log", &audit)] {
+        wait_until(what, || {
+            has_logged([what, text_of(path), "No space left on device (os error 28); free some space"])
+        });
+    }
+    wait_until("lost lines are reported", || has_logged(["log lines lost", "", ""]));
+    assert_eq!(metric(&program, "timbr_gateway_store_up"), 0);
+
+    let check = command(&["config", "check"], &options);
+    let shown = String::from_utf8_lossy(&check.stderr);
+    for key in ["store.path", "audit.file"] {
+        let warning = format!("warning: {key}: is on a file system with 0 MiB left: free some space");
+        assert!(shown.contains(&warning), "{shown}");
+    }
+    let doctor = command(&["doctor"], &options);
+    let shown = String::from_utf8_lossy(&doctor.stdout);
+    assert_eq!(shown.matches("is on a file system with 0 MiB left: free some space").count(), 2, "{shown}");
+    let add = Command::new("/bin/sh")
+        .args(["-c", "echo secret | \"$0\" users add --password-stdin new-user", env!("CARGO_BIN_EXE_timbr-gateway")])
+        .env("TIMBR_GATEWAY_AUTH_USERS_FILE", &users)
+        .output()
+        .expect("it runs");
+    let shown = String::from_utf8_lossy(&add.stderr);
+    assert!(!add.status.success() && shown.contains(&format!("cannot write {}", users.display())), "{shown}");
+    assert!(shown.contains("free some space"), "{shown}");
+    assert_eq!(fs::read_to_string(&users).expect("read"), known, "the old file is complete");
+
+    // A crash while there is no space.
+    program.kill();
+    let (mut program, log) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
+    let has_logged = |part: &str| {
+        let contains = |line: &serde_json::Value| line["message"].as_str().unwrap_or_default().contains(part);
+        log.lock().expect("no panic").iter().any(contains)
+    };
+    for token in &confirmed {
+        assert_eq!(query(&program, token), 200, "a confirmed token survives");
+    }
+    assert_eq!(login(&program, "user-1999").status, 503);
+
+    disk.free();
+    wait_until("logins work again", || login(&program, "user-1999").status == 200);
+    wait_until("this is logged", || has_logged("the token file can be written again"));
+    wait_until("this is logged", || has_logged("can be written again"));
+    let granted = || fs::read_to_string(&audit).expect("read").contains("\"user\":\"user-1999\"");
+    wait_until("the audit log has lines again", || login(&program, "user-1999").status == 200 && granted());
+    assert_eq!(metric(&program, "timbr_gateway_store_up"), 1);
+    program.begin_shutdown();
+    assert!(program.wait().success());
+}
