@@ -422,9 +422,9 @@ function figures() {
     const total = minute.answered + minute.refused + minute.failed;
     list.push(
       figure("Requests", rate(total / minute.seconds), "/s", `${count(whole.answered + whole.refused + whole.failed)} ${rangeShort()}`),
-      figure("Rejected", share(minute.refused, total), "", `${count(whole.refused)} ${rangeShort()}`),
-      figure("Failed", share(minute.failed, total), "", `${count(whole.failed)} ${rangeShort()}`, minute.failed ? (minute.failed > total / 20 ? "bad" : "warn") : null),
-      figure("Duration p95", duration(minute.p95), "", `p50 ${duration(minute.p50)}, p99 ${duration(minute.p99)}`));
+      figure("Rejected", share(minute.refused, total), "in 1 min", `${count(whole.refused)} ${rangeShort()}`),
+      figure("Failed", share(minute.failed, total), "in 1 min", `${count(whole.failed)} ${rangeShort()}`, minute.failed ? (minute.failed > total / 20 ? "bad" : "warn") : null),
+      figure("Duration p95", duration(minute.p95), "in 1 min", `p50 ${duration(minute.p50)}, p99 ${duration(minute.p99)}`));
   }
   list.push(figure("In flight", count(state.in_flight), "", `${count(state.connections)} connections`));
   if (upstreams) {
