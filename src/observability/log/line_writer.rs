@@ -23,7 +23,7 @@ const RETAINED_CAPACITY: usize = 1024 * 1024;
 /// everything else about the line, and at low rates waking the thread costs more than its lines.
 const BATCH_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Delay of lines for whose confirmation somebody waits.
+/// Delay of lines whose sender waits for a confirmation.
 const CONFIRMED_BATCH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Delay before a write to an output that would block is repeated.
