@@ -17,6 +17,7 @@ use crate::config::{LimitOptions, LimitRule, QueueOptions};
 use crate::observability::metrics::{CloseCause, Metrics};
 use crate::observability::queries::RunningQueryGuard;
 use crate::os::fd_limit;
+use crate::store::{OtherUses, RateUse};
 
 pub use endpoint_load::{EndpointChoice, EndpointChooser, EndpointLoad, EndpointPermit};
 use fair_queue::{FairQueue, SlotRequest};
@@ -124,11 +125,39 @@ impl Admission {
                 queue.fair_queue.clone_from(&old.fair_queue);
             }
         }
+        admission.share_rules();
         // The callers' hashes are those of the shared `requests`.
         let current =
             |new: &Arc<RuleLimiter>| self.rules.iter().find(|old| old.rule == new.rule).unwrap_or(new).clone();
         admission.rules = admission.rules.iter().map(current).collect();
         admission
+    }
+
+    /// Replicas with the same secret share the rates of rules: see [`Admission::take_uses`].
+    #[must_use]
+    pub fn shared(mut self, secret: &[u8; 32]) -> Admission {
+        self.requests = Arc::new(KeyedCounts::with_secret(secret));
+        self.share_rules();
+        self
+    }
+
+    fn share_rules(&mut self) {
+        if self.requests.is_shared() {
+            let shared = |limiter: &Arc<RuleLimiter>| limiter.with_id(self.requests.hash_key(&limiter.rule.name));
+            self.rules = self.rules.iter().map(|limiter| Arc::new(shared(limiter))).collect();
+        }
+    }
+
+    /// What was admitted under rules and not reported to other replicas yet.
+    pub fn take_uses(&self) -> Vec<RateUse> {
+        let mut uses = Vec::new();
+        self.rules.iter().for_each(|limiter| limiter.take_uses(&mut uses));
+        uses
+    }
+
+    /// Counts what other replicas have admitted.
+    pub fn add_uses(&self, others: &OtherUses) {
+        self.rules.iter().for_each(|limiter| limiter.add_uses(others));
     }
 
     /// The metrics that hold the totals of connections and requests.

@@ -34,6 +34,10 @@ const MEMORY_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Interval between looks for slots that became free without the end of a request.
 const QUEUE_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Interval between reports of requests under rate limits to the store's thread, which exchanges them four times a
+/// second.
+const RATE_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Time after which a worker that has not applied a snapshot counts as hanging.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -234,6 +238,16 @@ pub async fn sweep_expired(snapshot: watch::Receiver<Arc<Snapshot>>) {
 /// Hands slots of endpoints that have recovered, or are new, to waiting requests. Never returns.
 pub async fn serve_queues(snapshot: watch::Receiver<Arc<Snapshot>>) {
     run_periodically(QUEUE_INTERVAL, snapshot, |current| current.admission.serve_waiting()).await;
+}
+
+/// Reports to other replicas what was admitted under `limits.rules`, and counts what they have admitted. Never returns.
+pub async fn share_rates(snapshot: watch::Receiver<Arc<Snapshot>>) {
+    let share = |current: &Snapshot| {
+        if let Some(others) = current.auth.store().exchange_rate_uses(current.admission.take_uses()) {
+            current.admission.add_uses(&others);
+        }
+    };
+    run_periodically(RATE_INTERVAL, snapshot, share).await;
 }
 
 /// Measures the memory in use. Never returns.

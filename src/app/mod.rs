@@ -200,6 +200,10 @@ impl Bound {
         let config = &self.config;
         let limits = effective_limits(config);
         let admission = Admission::new(limits, &config.limit_rules, config.queues(), Arc::clone(&self.metrics));
+        let admission = match self.components.auth.store().caller_key() {
+            Some(secret) => admission.shared(&secret),
+            None => admission,
+        };
         let snapshot = Arc::new(Snapshot {
             config: Arc::clone(&self.config),
             auth: Arc::clone(&self.components.auth),

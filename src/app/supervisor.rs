@@ -17,8 +17,8 @@ use crate::admin::{self, AdminContext};
 use crate::app::graceful_shutdown::StopReason;
 use crate::app::liveness::watch_workers;
 use crate::app::maintenance::{
-    Maintenance, backends_for_readiness, maintain_backends, refresh_issuer_keys, serve_queues, sweep_expired,
-    watch_memory,
+    Maintenance, backends_for_readiness, maintain_backends, refresh_issuer_keys, serve_queues, share_rates,
+    sweep_expired, watch_memory,
 };
 use crate::app::reload::ConfigReloader;
 use crate::app::workers::Workers;
@@ -127,6 +127,7 @@ impl<'a> Supervisor<'a> {
         tasks.spawn_local(sweep_expired(snapshot.clone()));
         tasks.spawn_local(watch_memory(snapshot.clone()));
         tasks.spawn_local(serve_queues(snapshot.clone()));
+        tasks.spawn_local(share_rates(snapshot.clone()));
         tasks.spawn_local(maintain_backends(snapshot.clone()));
         let worker_exits = exits;
         let _socket_files = sockets.files;

@@ -46,7 +46,18 @@ impl Rate {
     /// Adds an event even if it exceeds the capacity, and returns the new level. What exceeds the capacity has to
     /// drain before the next event is admitted.
     pub fn fill(self, level: Duration) -> Duration {
-        (level + self.interval).min(self.capacity * MAX_OVERFILL)
+        self.fill_by(level, 1)
+    }
+
+    /// As [`Rate::fill`], with `count` events.
+    pub fn fill_by(self, level: Duration, count: u32) -> Duration {
+        level.saturating_add(self.interval.saturating_mul(count)).min(self.capacity * MAX_OVERFILL)
+    }
+
+    /// The share of one of `count` processes, at least one event at a time.
+    pub fn divided_by(self, count: u32) -> Rate {
+        let interval = self.interval.saturating_mul(count.max(1)).min(MAX_CAPACITY);
+        Rate { interval, capacity: self.capacity.max(interval) }
     }
 }
 
@@ -92,6 +103,26 @@ mod tests {
         assert_eq!(filled(1000), Duration::from_secs(600));
         assert!(rate.admit_after(Duration::ZERO, 1).is_ok() && rate.admit_after(Duration::ZERO, 2).is_err());
         assert_eq!(Rate::per_minute(0), None);
+        assert_eq!(rate.fill_by(Duration::ZERO, 5), filled(5));
+        assert_eq!(rate.fill_by(Duration::ZERO, u32::MAX), Duration::from_secs(600));
+    }
+
+    #[test]
+    fn a_share_has_its_part_of_rate_and_burst() {
+        let admitted = |rate: Rate, seconds: u64| {
+            let at = |step: u64| Duration::from_millis(100 * step);
+            let admit = |(count, empty): (u32, Duration), step: u64| match rate.admit(empty.saturating_sub(at(step))) {
+                Ok(after) => (count + 1, at(step) + after),
+                Err(_) => (count, empty),
+            };
+            (0..10 * seconds).fold((0, Duration::ZERO), admit).0
+        };
+        let rate = Rate::new(4.0, 8).expect("valid");
+        assert_eq!(
+            (admitted(rate, 60), admitted(rate.divided_by(4), 60), admitted(rate.divided_by(1), 60)),
+            (247, 61, 247)
+        );
+        assert_eq!(Rate::new(1.0, 1).expect("valid").divided_by(10), Rate::new(0.1, 1).expect("valid"));
     }
 
     #[test]

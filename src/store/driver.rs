@@ -21,6 +21,7 @@ use crate::base::user_name::UserName;
 use crate::config::{StoreKind, StoreOptions};
 use crate::store::file::FileStore;
 use crate::store::keys::KeyNumber;
+use crate::store::rate_uses::RateUses;
 use crate::store::redis::RedisStore;
 use crate::store::{
     CredentialFailure, FetchedToken, NewToken, OnFailure, Revocation, SaltName, SaltUsage, Seed, StoreStartError,
@@ -104,6 +105,8 @@ pub(super) struct Availability {
     /// A command timed out: the store should be checked before the next heartbeat is due.
     check_request: Notify,
     max_stale: Duration,
+    /// Used only where replicas share the store.
+    pub(super) rate_uses: RateUses,
 }
 
 impl Availability {
@@ -114,6 +117,7 @@ impl Availability {
             connect_attempted: watch::Sender::new(false),
             check_request: Notify::new(),
             max_stale,
+            rate_uses: RateUses::default(),
         }
     }
 
@@ -180,6 +184,8 @@ impl Availability {
 pub(super) struct DriverHandle {
     sender: mpsc::Sender<Command>,
     pub(super) availability: Arc<Availability>,
+    /// Whether replicas share the store.
+    pub(super) is_shared: bool,
     /// For one step of a command.
     timeout: Duration,
 }
@@ -281,7 +287,7 @@ pub(super) fn prepare(store: PersistentStore, options: &StoreOptions) -> (Driver
     let availability = Arc::new(Availability::new(options.max_stale));
     let is_file = matches!(options.kind, StoreKind::File(_));
     let timeout = if is_file { options.timeout.max(MIN_FILE_TIMEOUT) } else { options.timeout };
-    let handle = DriverHandle { sender, availability: Arc::clone(&availability), timeout };
+    let handle = DriverHandle { sender, availability: Arc::clone(&availability), is_shared: !is_file, timeout };
     (handle, PreparedDriver { store, commands, availability })
 }
 

@@ -11,6 +11,7 @@ mod file;
 mod keys;
 mod listing;
 mod memory;
+mod rate_uses;
 mod record;
 mod redis;
 mod revocation;
@@ -28,6 +29,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use tracing::warn;
+use zeroize::Zeroizing;
 
 use crate::base::clock::{Clock, Tick};
 use crate::base::secret::Secret;
@@ -46,6 +48,7 @@ pub use ended_tokens::TokenEnd;
 pub use keys::{KeyNumber, KeyRing, PRIMARY_KEY, hmac_tag};
 pub use listing::{TokenFilter, TokenListing, TokenSummary};
 pub use memory::MemoryStore;
+pub use rate_uses::{OtherUses, RateUse};
 pub use record::{NewToken, TokenBinding, TokenRecord};
 pub use redis::{RedisFailure, check as check_redis};
 pub use revocation::{MAX_DENIAL, Revocation};
@@ -277,6 +280,19 @@ impl Store {
         if let Some(driver) = &self.driver {
             driver.publish_failure(failure);
         }
+    }
+
+    /// The key for the hashes of callers in [`RateUse`]; `None` if no replicas share the store.
+    pub fn caller_key(&self) -> Option<Zeroizing<[u8; 32]>> {
+        let driver = self.driver.as_ref()?;
+        driver.is_shared.then(|| self.key_ring.derive_primary("limit rules 1"))
+    }
+
+    /// Reports what this replica has admitted under rules to the others, and returns what is known of them. `None` if no
+    /// replicas share the store. Never waits.
+    pub fn exchange_rate_uses(&self, own: Vec<RateUse>) -> Option<OtherUses> {
+        let driver = self.driver.as_ref().filter(|driver| driver.is_shared)?;
+        Some(driver.availability.rate_uses.exchange(own, driver.availability.is_up()))
     }
 
     /// Records that this salt opened a bearer of this user. Never waits.

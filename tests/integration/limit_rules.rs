@@ -2,11 +2,13 @@
 
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::client::{Client, Response};
 use crate::support::gateway::Gateway;
 use crate::support::program::Program;
+use crate::support::redis::Redis;
+use crate::support::stores::StoreFixture;
 use crate::support::upstream::{Upstream, respond};
 use crate::support::wait_until;
 
@@ -129,4 +131,152 @@ fn a_reload_changes_rules_and_keeps_the_counts_of_the_others() {
     write("");
     assert_eq!(gateway.admin_command("POST /reload", "{}").status, 200);
     assert_eq!([&alice, &bob].map(|token| send(&gateway, QUERY, token).status), [200, 200]);
+}
+
+const RATE: f64 = 5.0;
+const BURST: f64 = 10.0;
+
+/// The number of requests that all gateways together admit while each is flooded for a time, and that time.
+fn flood(gateways: &[Gateway], token: &str, time: Duration) -> (f64, f64) {
+    let begin = Instant::now();
+    let admitted: usize = thread::scope(|scope| {
+        let flood = |gateway: &Gateway| {
+            let mut client = gateway.client();
+            let mut admitted = 0;
+            while begin.elapsed() < time {
+                match client.send(QUERY, &[JSON, ("x-api-key", token)], b"").status {
+                    200 => admitted += 1,
+                    429 => thread::sleep(Duration::from_millis(5)),
+                    other => panic!("{other}"),
+                }
+            }
+            admitted
+        };
+        let threads: Vec<_> = gateways.iter().map(|gateway| scope.spawn(move || flood(gateway))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("sent")).sum()
+    });
+    #[allow(clippy::cast_precision_loss, reason = "a small number")]
+    let figures = (admitted as f64, begin.elapsed().as_secs_f64());
+    figures
+}
+
+/// The bounds of docs/configuration.md.
+fn replicas_share_a_rate<const COUNT: usize>() {
+    let mut fixture = StoreFixture::Redis(Redis::start());
+    let upstream = Upstream::start();
+    let rules = format!("[{{name: all, requests_per_second: {RATE}, burst: {BURST}}}]");
+    let options = [("LIMITS_RULES", rules.as_str()), ("STORE_MAX_STALE", "10m")];
+    let gateways: [Gateway; COUNT] = fixture.gateways(&upstream, &options);
+    let tokens = ["alice", "bob", "carol"].map(|user| gateways[0].token_of(user, "secret"));
+    // The tokens must be in memory while Redis is down.
+    for token in &tokens {
+        assert!(gateways.iter().all(|gateway| send(gateway, QUERY, token).status == 200));
+    }
+    // The replicas know each other, and the buckets are empty again.
+    thread::sleep(Duration::from_secs(3));
+    #[allow(clippy::cast_precision_loss, reason = "a small number")]
+    let replicas = COUNT as f64;
+    let check = |what: &str, (admitted, time): (f64, f64), burst: f64| {
+        let (limit, alone) = (BURST + RATE * time, replicas * (BURST + RATE * time));
+        println!("{COUNT} replicas, {what}: {admitted} requests in {time:.1} s; limit {limit:.0}, unshared {alone:.0}");
+        // A second of the rate, as reports need up to that time.
+        let most = burst.max(limit) + (replicas - 1.0) * (1.0 + RATE);
+        assert!(admitted <= most && most < alone, "{what}: {admitted} of {most}");
+        assert!(admitted >= 0.6 * limit, "{what}: {admitted} of {limit}");
+    };
+    let time = Duration::from_secs(6);
+    check("with Redis", flood(&gateways, &tokens[0], time), replicas * BURST);
+    let StoreFixture::Redis(redis) = &mut fixture else { unreachable!() };
+    redis.kill();
+    let are_up = |up: f64| gateways.iter().all(|gateway| gateway.metric("timbr_gateway_store_up") == up);
+    wait_until("the store is down", || are_up(0.0));
+    thread::sleep(Duration::from_millis(300));
+    check("without Redis", flood(&gateways, &tokens[1], time), BURST);
+    redis.restart();
+    wait_until("the store is up", || are_up(1.0));
+    thread::sleep(Duration::from_millis(300));
+    check("with Redis again", flood(&gateways, &tokens[2], time), replicas * BURST);
+}
+
+#[test]
+fn two_replicas_share_a_rate() {
+    replicas_share_a_rate::<2>();
+}
+
+#[test]
+fn three_replicas_share_a_rate() {
+    replicas_share_a_rate::<3>();
+}
+
+/// Redis withholds reports, repeats old ones, and contains what somebody else has written.
+#[test]
+fn a_lying_redis_leaves_each_replica_at_its_limit_or_below() {
+    const REPORTS: &str = "timbr-gateway:attempts";
+    let fixture = StoreFixture::Redis(Redis::start());
+    let StoreFixture::Redis(redis) = &fixture else { unreachable!() };
+    let upstream = Upstream::start();
+    let options = [("LIMITS_RULES", "[{name: all, requests_per_second: 0.01, burst: 6}]")];
+    let [here, there]: [Gateway; 2] = fixture.gateways(&upstream, &options);
+    let [withheld, stale, repeated, other] =
+        ["withheld", "stale", "repeated", "other"].map(|user| here.token_of(user, "secret"));
+    let admitted =
+        |gateway: &Gateway, token: &str| (0..10).take_while(|_| send(gateway, QUERY, token).status == 200).count();
+    let reports = || redis.command::<Vec<Vec<u8>>>(&["ZRANGE", REPORTS, "0", "-1"]);
+    // What a replica reads as new.
+    let write = |reports: &[Vec<u8>]| {
+        let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_millis().to_string();
+        let mut command = ::redis::cmd("ZADD");
+        command.arg(REPORTS);
+        for report in reports {
+            command.arg(&now).arg(report);
+        }
+        command.query::<u64>(&mut redis.connect()).expect("written");
+    };
+    let poll = || thread::sleep(Duration::from_millis(700));
+    // Two requests of this caller at one replica, in the report of that.
+    let report_two = |token: &str| {
+        let known = reports().len();
+        assert!((0..2).all(|_| send(&there, QUERY, token).status == 200));
+        wait_until("they are reported", || reports().len() > known);
+        poll();
+        reports()
+    };
+
+    // A full server accepts no reports.
+    fixture.command_all(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    fixture.command_all(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!([&here, &there].map(|gateway| admitted(gateway, &withheld)), [6, 6]);
+    poll();
+    fixture.command_all(&["CONFIG", "SET", "maxmemory", "0"]);
+
+    let old = report_two(&stale);
+    thread::sleep(Duration::from_secs(2));
+    let mut forged = vec![Vec::new(), vec![7; 1 << 20]];
+    forged.extend((0..2000u32).map(|number| number.to_be_bytes().repeat(20)));
+    for report in &old {
+        forged.extend((0..report.len()).map(|at| {
+            let mut changed = report.clone();
+            changed[at] ^= 1;
+            changed
+        }));
+    }
+    for _ in 0..3 {
+        fixture.lose_keys(REPORTS);
+        poll();
+        write(&old);
+        write(&forged);
+        poll();
+    }
+    assert_eq!(admitted(&here, &stale), 6 - 2, "a report counts once, and not when it is old");
+
+    let recent = report_two(&repeated);
+    for _ in 0..3 {
+        fixture.lose_keys(REPORTS);
+        thread::sleep(Duration::from_millis(300));
+        write(&recent);
+    }
+    poll();
+    assert!([&here, &there].map(|gateway| admitted(gateway, &repeated)).iter().all(|count| *count <= 6 - 2));
+    assert_eq!(admitted(&here, &other), 6, "no other caller is affected");
+    assert!([&here, &there].iter().all(|gateway| gateway.metric("timbr_gateway_store_up") == 1.0));
 }

@@ -7,14 +7,15 @@
 //! SECURITY: the score of an event decides only when it is read and removed. Its content, including its time, is sealed.
 //! A replayed event is known by its nonce, is too old, or changes nothing.
 
-use std::collections::HashSet;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
 use redis::{Cmd, Value};
 use tracing::warn;
 
 use crate::store::keys::{KeyNumber, PRIMARY_KEY};
+use crate::store::rate_uses::{self, UseDecoder};
 use crate::store::redis::connection::RedisConnection;
 use crate::store::redis::{RedisSession, StoreError, StoreResult, parse, redis_command};
 use crate::store::revocation::Revocation;
@@ -51,6 +52,18 @@ const FAILURE_RETENTION: Duration = Duration::from_secs(60);
 const CHANGE_OVERLAP: Duration = Duration::from_secs(60);
 
 const FAILURE_OVERLAP: Duration = Duration::from_secs(2);
+
+/// Later, what other replicas have admitted under a rate limit does not matter any more.
+const MAX_USE_AGE: Duration = Duration::from_secs(2);
+
+/// A replica with nothing to report does so nevertheless, so that the others know that it is there.
+const PRESENCE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A replica without a report for this time has stopped.
+const REPLICA_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Further replicas are not counted. Redis could replay the reports of all that have ever existed.
+const MAX_REPLICAS: usize = 1000;
 
 /// The maximum number of events in one read.
 const PAGE: usize = 1000;
@@ -164,6 +177,10 @@ pub struct PendingEvents {
     failures: Vec<CredentialFailure>,
     /// Distinguishes this replica's failures from others'; created when it is first needed.
     replica_id: Option<[u8; 8]>,
+    /// When this replica last reported failures or that there are none.
+    reported_at: Option<Instant>,
+    /// When each other replica last did.
+    replicas: HashMap<[u8; 8], Timestamp>,
 }
 
 impl PendingEvents {
@@ -178,6 +195,18 @@ impl PendingEvents {
         if self.failures.len() < MAX_PENDING {
             self.failures.push(failure);
         }
+    }
+
+    /// Records the report of a replica, and returns the number of replicas, this one included.
+    fn count_replicas(&mut self, report: Option<([u8; 8], Timestamp)>, now: Timestamp) -> usize {
+        if let Some((id, at)) = report
+            && (self.replicas.len() < MAX_REPLICAS - 1 || self.replicas.contains_key(&id))
+        {
+            let last = self.replicas.entry(id).or_default();
+            *last = at.max(*last);
+        }
+        self.replicas.retain(|_, at| now.millis_since(*at) < millis(REPLICA_TIMEOUT));
+        self.replicas.len() + 1
     }
 
     fn replica_id(&mut self) -> [u8; 8] {
@@ -269,23 +298,34 @@ impl RedisSession {
         self.apply_failures(new.failures);
     }
 
-    /// Counts the failures that other replicas have published.
+    /// Counts the failures, and the requests under rate limits, that other replicas have published.
+    ///
+    /// SECURITY: reports are sealed with the key of the store. A server that repeats or withholds some makes limits
+    /// stricter, or leaves each replica at its own limit.
     fn apply_failures(&self, new: Vec<Vec<u8>>) {
         let own_id = self.pending_events.borrow_mut().replica_id();
-        let now = self.context.store_clock.now();
+        let (now, rate_uses) = (self.context.store_clock.now(), &self.availability.rate_uses);
         for sealed in new {
             let Some(plaintext) = self.open_event(1, &sealed) else { continue };
             let Some((at, rest)) = plaintext.split_first_chunk() else { continue };
             let Some((replica_id, failures)) = rest.split_first_chunk::<8>() else { continue };
-            let is_old = now.millis_since(Timestamp(u64::from_be_bytes(*at))) > millis(FAILURE_RETENTION);
-            if *replica_id == own_id || is_old {
+            let at = Timestamp(u64::from_be_bytes(*at));
+            if *replica_id == own_id || now.millis_since(at) > millis(FAILURE_RETENTION) {
                 continue;
             }
-            for failure in failures.chunks_exact(9) {
-                let bucket = u64::from_be_bytes(failure[1..].try_into().expect("eight bytes"));
-                (self.on_failure)(CredentialFailure { kind: failure[0], bucket });
+            self.pending_events.borrow_mut().count_replicas(Some((*replica_id, at)), now);
+            let mut decoder = UseDecoder::default();
+            for entry in failures.chunks_exact(9) {
+                let (kind, bucket) = (entry[0], u64::from_be_bytes(entry[1..].try_into().expect("eight bytes")));
+                if !decoder.read(kind, bucket) {
+                    (self.on_failure)(CredentialFailure { kind, bucket });
+                }
+            }
+            if now.millis_since(at) <= millis(MAX_USE_AGE) {
+                rate_uses.add_others(decoder.uses);
             }
         }
+        rate_uses.set_replicas(self.pending_events.borrow_mut().count_replicas(None, now));
     }
 
     fn open_event(&self, feed: usize, sealed: &[u8]) -> Option<zeroize::Zeroizing<Vec<u8>>> {
@@ -321,19 +361,23 @@ impl RedisSession {
                 return Err(error.into());
             }
         }
+        let uses = self.availability.rate_uses.take_own();
         let (failures, replica_id) = {
             let mut events = self.pending_events.borrow_mut();
+            let is_due = events.reported_at.is_none_or(|at| at.elapsed() >= PRESENCE_INTERVAL);
+            if events.failures.is_empty() && uses.is_empty() && !is_due {
+                return Ok(());
+            }
+            events.reported_at = Some(Instant::now());
             (std::mem::take(&mut events.failures), events.replica_id())
         };
-        if failures.is_empty() {
-            return Ok(());
-        }
         // The time, the replica's id, then 9 bytes for each failure. Best effort: it counts here in any case.
         let mut plaintext = [self.context.store_clock.now().0.to_be_bytes(), replica_id].concat();
         for failure in failures {
             plaintext.push(failure.kind);
             plaintext.extend(failure.bucket.to_be_bytes());
         }
+        rate_uses::encode(&uses, &mut plaintext);
         Ok(self.write_command(1, &plaintext).query_async::<u64>(connection).await.map(drop)?)
     }
 }
@@ -368,5 +412,16 @@ mod tests {
         assert_eq!(read(20, &[1, 2, 3]), [event(3)]);
         assert_eq!(read(5, &[3, 4]), [event(4)], "the server's clock was set back");
         assert_eq!(feed.read_until, 5);
+    }
+
+    #[test]
+    fn the_number_of_replicas_is_bounded() {
+        let mut events = PendingEvents::default();
+        let mut count =
+            |id: u64, at, now| events.count_replicas(Some((id.to_be_bytes(), Timestamp(at))), Timestamp(now));
+        assert_eq!([count(1, 50, 60), count(2, 60, 60), count(1, 40, 60)], [2, 3, 3]);
+        assert_eq!(count(2, 15_055, 15_055), 2, "the other one has stopped");
+        assert_eq!((0..5000).map(|id| count(id, 15_055, 15_055)).max(), Some(MAX_REPLICAS));
+        assert_eq!(count(1, 40_000, 40_000), 2, "known ones are still updated");
     }
 }

@@ -6,7 +6,7 @@
 //! | `l:<name>` | the token that a login receives: seed and id, sealed |
 //! | `marks` | a hash of revocations: since when the tokens of a user, or all, are valid, sealed |
 //! | `events` | a sorted set of recent changes, sealed |
-//! | `attempts` | a sorted set of recent credential failures, sealed |
+//! | `attempts` | a sorted set of recent credential failures, and of requests under `limits.rules`, sealed |
 //! | `epoch` | a random value, by which replicas detect that the server has lost its data |
 //! | `salt:<salt>` | a sorted set of the pseudonyms of users by their last use of the salt |
 //!
