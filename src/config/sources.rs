@@ -263,7 +263,7 @@ impl FileReader<'_> {
             }
             Node::Null if is_group(key) => {}
             _ if is_group(key) => {
-                self.problem(key, format!("must be a group of keys, indented below it, not {}", node.kind()))
+                self.problem(key, format!("must be a group of keys, indented below it, not {}", node.kind()));
             }
             Node::Map(_) if !key.contains('.') => self.problem(key, unknown_name("section", key, &all_groups())),
             _ => self.problem(key, unknown_name("key", key, &all_keys())),
