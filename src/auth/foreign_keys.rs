@@ -30,6 +30,10 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_REJECTED: usize = 100_000;
 const MAX_ACCEPTED: usize = 1_000_000;
 
+/// What to do if the backend accepts every key.
+pub const UNVERIFIABLE_KEYS_REMEDY: &str =
+    "tokens.foreign: reject; `forward` only if the backend verifies keys on its other paths, otherwise any key passes";
+
 /// The result of checking a key at the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyVerdict {
@@ -242,8 +246,8 @@ impl ForeignKeys {
         let verdict = check_key(ApiKey::random(), upstream).await;
         if verdict == KeyVerdict::Accepted {
             error!(
-                "the backend accepts a random key, so foreign keys cannot be verified and are not accepted. Check that the \
-                 backend verifies keys on {CHECK_PATH}, or set tokens.foreign to reject or forward"
+                "the backend accepts a random key on {CHECK_PATH}, so foreign keys cannot be verified and are not \
+                 accepted. Set {UNVERIFIABLE_KEYS_REMEDY}"
             );
         }
         let is_rejecting = verdict == KeyVerdict::Rejected;
@@ -288,7 +292,8 @@ async fn body_verdict(body: Box<ResponseBody>) -> KeyVerdict {
     KeyVerdict::Accepted
 }
 
-fn is_error_envelope(body: &[u8]) -> bool {
+/// Whether the body of a response with status 200 reports an error.
+pub fn is_error_envelope(body: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
     struct StatusEnvelope {
         status: Option<serde_json::Value>,

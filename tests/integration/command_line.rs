@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
 use crate::support::bearer::SALT;
+use crate::support::upstream::{Upstream, respond};
 
 fn program(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
@@ -407,6 +408,40 @@ fn rules_without_password_checks_cause_a_warning() {
             (&"warning".into(), &(*key).into()),
             "{told}"
         );
+    }
+}
+
+/// A backend that accepts an unknown key accepts any key, which `verify` cannot use and `forward` would let through.
+#[test]
+fn doctor_tries_an_unknown_foreign_key() {
+    const ERROR: &str = r#"{"status":"error","data":"no"}"#;
+    for (policy, status, body, outcome) in [
+        ("verify", 200, "{}", "failed"),
+        ("verify", 404, "{}", "failed"),
+        ("verify", 401, "{}", "ok"),
+        ("forward", 200, "{}", "failed"),
+        ("forward", 200, ERROR, "ok"),
+        ("forward", 302, "{}", "ok"),
+        ("forward", 403, "{}", "ok"),
+        ("reject", 200, "{}", "ok"),
+    ] {
+        let upstream = Upstream::with_behaviour(move |request, stream| match request.header("x-api-key") {
+            "tk_unknown" => respond(stream, status, body),
+            _ => respond(stream, 401, ERROR),
+        });
+        let url = format!("http://{}", upstream.address());
+        let environment = [
+            ("API_AUTH_SALT", SALT),
+            ("TIMBR_GATEWAY_UPSTREAM_URL", url.as_str()),
+            ("TIMBR_GATEWAY_TOKENS_FOREIGN", policy),
+        ];
+        let output = program(&["doctor", "--json"], &environment, "");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let steps = report["steps"].as_array().expect("steps");
+        let step = steps.iter().find(|step| step["step"] == "foreign keys").expect("the step");
+        assert_eq!(step["outcome"], outcome, "{policy}, {status} {body}: {step}");
+        let fix = step["fix"].as_str().unwrap_or_default();
+        assert_eq!(fix.starts_with("tokens.foreign: reject; `forward` only if"), outcome == "failed", "{step}");
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use http::header::{CONTENT_TYPE, DATE};
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use tokio::net::lookup_host;
 
 use crate::app::{self, StartError};
 use crate::auth::bearer::{BearerOpener, make_bearer};
+use crate::auth::foreign_keys::{UNVERIFIABLE_KEYS_REMEDY, is_error_envelope};
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::cli::doctor::report::DoctorReport;
@@ -202,20 +204,31 @@ async fn check_upstream(
     }
     report.ok("upstream", format!("{} responds{over_tls}", client.authority()));
     check_clock(response.headers(), report);
-    match (response.status(), config.tokens.foreign) {
+    check_foreign_keys(&response, config.tokens.foreign, report);
+    true
+}
+
+/// `response` is the backend's to an unknown key.
+fn check_foreign_keys(response: &Response<Bytes>, policy: ForeignKeyPolicy, report: &mut DoctorReport) {
+    let (name, status) = ("foreign keys", response.status());
+    match (status, policy) {
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
-            report.ok("foreign keys", "the backend rejects an unknown key");
+            report.ok(name, "the backend rejects an unknown key");
         }
-        (status, ForeignKeyPolicy::Verify) => report.failed(
-            "foreign keys",
-            format!("the backend returns {status} for an unknown key, so a success proves nothing"),
-            "tokens.foreign (reject or forward), or the backend, which must verify keys on get_ontologies",
-        ),
-        (status, _) => {
-            report.ok("foreign keys", format!("not verified; the backend returns {status} for an unknown key"));
+        (_, ForeignKeyPolicy::Reject) => report.ok(name, "the gateway rejects them"),
+        (status, ForeignKeyPolicy::Verify) => {
+            let detail = format!("the backend returns {status} for an unknown key, so a success proves nothing");
+            report.failed(name, detail, UNVERIFIABLE_KEYS_REMEDY);
+        }
+        // SECURITY: the gateway forwards every key, so any client without a valid one gets a response.
+        (StatusCode::OK, ForeignKeyPolicy::Forward) if !is_error_envelope(response.body()) => {
+            let detail = "the gateway forwards an unknown key, and the backend accepts it on get_ontologies";
+            report.failed(name, detail, UNVERIFIABLE_KEYS_REMEDY);
+        }
+        (status, ForeignKeyPolicy::Forward) => {
+            report.ok(name, format!("not verified; the backend returns {status} for an unknown key"));
         }
     }
-    true
 }
 
 /// Whether the server responded with something else than TLS.

@@ -308,7 +308,7 @@ group! {
         "Keys that are known in advance, one per line: user:sha256-of-the-key[:upstream key].";
     foreign: ForeignKeyPolicy = "verify",
         "Handling of keys that the gateway does not know. verify: ask the backend once and cache the result. forward: \
-         let the backend decide on each request. reject: reject the request.";
+         let the backend decide on each request; if it verifies no keys, any key passes. reject: reject the request.";
     foreign_user_query: String,
         "Statement that returns the name of a foreign key's user, in one row with one column. It is sent to the ontology \
          system_db with each foreign key that the backend has accepted. Default: these users are unknown by name.";

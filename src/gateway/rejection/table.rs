@@ -387,9 +387,11 @@ rejections! {
         response_header: RetryAfter(2),
         header: "x-api-key",
         rules: ["tokens.foreign"],
-        message: "The `x-api-key` could not be checked because the backend does not respond. Try again in a moment.",
+        message: "The `x-api-key` could not be checked at the backend. Try again in a moment.",
         remedy: "The backend did not respond to the check of a foreign key, responded with neither 200 nor 401 or 403, \
-                 or did not reject the random key that the gateway sends first. The log has the cause.",
+                 or did not reject the random key that the gateway sends first. The log has the cause. If the backend \
+                 verifies no keys, set `tokens.foreign: reject`; `forward` only if it verifies keys on its other \
+                 paths, otherwise any key passes.",
     }
     /// Too many keys are being checked at the backend.
     ApiKeyCheckBusy {
