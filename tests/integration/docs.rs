@@ -1,5 +1,6 @@
 //! The generated documents match the code.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -86,6 +87,66 @@ fn the_samples_of_the_configuration_are_valid() {
         let sources = Sources { environment, file: Some(at("gateway.yaml")), ..Sources::default() };
         assert!(load(&sources).is_ok(), "{:?} in\n{sample}", load(&sources).err());
     }
+}
+
+/// Each cell of the table in docs/choose.md says whether the gateway accepts the combination, and with which settings.
+#[test]
+fn the_table_of_combinations_is_what_the_configuration_accepts() {
+    let page = std::fs::read_to_string(repository().join("docs/choose.md")).expect("the page");
+    let section = page.split("## All combinations").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let lines = section.expect("the section").lines();
+    let mut rows = lines.filter_map(|line| {
+        Some(line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ").map(str::trim).collect::<Vec<_>>())
+    });
+    let codes = |cell: &str| -> Vec<_> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let credentials = codes(&rows.next().expect("the head").concat());
+    let mut cells = 0;
+    for row in rows.filter(|row| row[0].starts_with('`')) {
+        let verifier = codes(row[0]).swap_remove(0);
+        for (credential, cell) in credentials.iter().zip(&row[1..]) {
+            let mut flags = BTreeMap::from([
+                ("auth.verifier".to_owned(), verifier.clone()),
+                ("upstream.credential".to_owned(), credential.clone()),
+            ]);
+            let mut environment = vec![
+                ("API_AUTH_SALT".into(), SALT.into()),
+                ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:1".into()),
+            ];
+            match verifier.as_str() {
+                "users-file" => drop(flags.insert("auth.users_file".into(), "/users".into())),
+                "ldap" => {
+                    flags.insert("ldap.url".into(), "ldaps://directory.example.com".into());
+                    flags.insert("ldap.base_dn".into(), "dc=example,dc=com".into());
+                }
+                _ => {}
+            }
+            if credential == "impersonate" {
+                environment.push(("TIMBR_GATEWAY_UPSTREAM_API_KEY".into(), "tk_service".into()));
+            }
+            let problems = |flags: &BTreeMap<String, String>| -> Vec<String> {
+                let sources = Sources { flags: flags.clone(), environment: environment.clone(), file: None };
+                let problems = load(&sources).err().unwrap_or_default();
+                problems.into_iter().map(|problem| problem.subject).collect()
+            };
+            let combination = format!("{verifier}, {credential}: {cell}");
+            let is_about_the_verifier = |subjects: &[String]| {
+                !subjects.is_empty() && subjects.iter().all(|subject| subject.starts_with("auth."))
+            };
+            // Such as `auth.trust_salt_holder: true`, or a path without a value.
+            let needed: Vec<_> = codes(cell).into_iter().filter(|code| code.contains('.')).collect();
+            if !needed.is_empty() || cell.starts_with("refused at start") {
+                assert!(is_about_the_verifier(&problems(&flags)), "{combination}: {:?}", problems(&flags));
+            }
+            for setting in needed {
+                let (key, value) = setting.split_once(": ").unwrap_or((&setting, "/user"));
+                flags.insert(key.to_owned(), value.to_owned());
+            }
+            let expected = cell.starts_with("refused at start");
+            assert_eq!(!problems(&flags).is_empty(), expected, "{combination}: {:?}", problems(&flags));
+            cells += 1;
+        }
+    }
+    assert_eq!((credentials.len(), cells), (4, 20));
 }
 
 /// Compares the part of a page between two marks with what it must be. With `BLESS=1` it writes that part instead.
