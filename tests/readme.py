@@ -63,6 +63,8 @@ def check_demo(command, shown):
 
 def check_serve(script):
     """A block that ends by serving: it must become ready, and end well when asked to."""
+    assert script.count("API_AUTH_SALT='...'") == 1, "the block has a place for the reader's salt"
+    script = script.replace("'...'", '"$(timbr-gateway salt)"')
     process = subprocess.Popen(["bash", "-ec", script.replace("timbr-gateway serve", "exec timbr-gateway serve")],
                                env=environment(), stderr=subprocess.PIPE, text=True)
     try:

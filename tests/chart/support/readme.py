@@ -16,7 +16,8 @@ installation, upgrade and operation, and [ci](ci) for a values file for each fea
 kubectl create secret generic timbr-gateway-salt --from-literal=salt="$API_AUTH_SALT"
 helm install timbr-gateway helm/timbr-gateway \\
   --set secrets.salt.existingSecret=timbr-gateway-salt \\
-  --set config.upstream.url=http://timbr-backend:8000
+  --set config.upstream.url=http://timbr-api:9000 \\
+  --set config.auth.verifier=delegate --set config.upstream.credential=delegate
 helm test timbr-gateway --logs
 ```
 
