@@ -220,7 +220,7 @@ impl Service {
         if received > 0 && first[0].is_ascii_uppercase() {
             return Err(TlsRejection::PlainHttp(stream));
         }
-        let handshake = tls.acceptor().accept(TlsTransport::new(stream));
+        let handshake = tls.acceptor().accept(TlsTransport(stream));
         let mut stream = Box::new(with_timeout(handshake, limit.saturating_sub(begun.elapsed()), activity).await?);
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if is_http2 {

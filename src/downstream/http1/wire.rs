@@ -198,31 +198,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
                     Err(_) => return self.fail_body("the connection was lost"),
                 }
             }
-            match ready!(self.poll_gather(cx, wanted.min(MAX_READ) as usize)) {
+            let room = usize::try_from(wanted.min(MAX_READ)).expect("64 KiB");
+            self.unread.reserve(room);
+            match ready!(pin!(self.io.read_buf(&mut self.unread)).poll(cx)) {
                 Ok(0) => return self.fail_body("the connection was closed within the body"),
                 Ok(_) => {}
                 Err(_) => return self.fail_body("the connection was lost"),
             }
         }
-    }
-
-    /// Reads up to `wanted` bytes, as far as they have arrived. TLS passes one record at a time, and what is read
-    /// together is forwarded with one system call.
-    fn poll_gather(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
-        self.unread.reserve(wanted);
-        let mut gathered = 0;
-        while gathered < wanted {
-            match pin!((&mut self.io).take((wanted - gathered) as u64).read_buf(&mut self.unread)).poll(cx) {
-                Poll::Ready(Ok(read @ 1..)) => gathered += read,
-                Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                    return Poll::Ready(Err(error));
-                }
-                // An end is reported again after the data before it.
-                _ if gathered > 0 => break,
-                ended => return ended,
-            }
-        }
-        Poll::Ready(Ok(gathered))
     }
 
     fn take_unread(&mut self, count: usize) -> Bytes {
@@ -359,7 +342,6 @@ impl<I: AsyncRead + AsyncWrite + Unpin> ClientBodySource for RefCell<Wire<I>> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
     use std::rc::Rc;
 
     use tokio::io::ReadBuf;
@@ -405,62 +387,6 @@ mod tests {
             buffer.put_slice(b"body");
             Poll::Ready(Ok(()))
         }
-    }
-
-    /// A client whose data arrives in pieces, as the records of TLS do.
-    struct Pieces(VecDeque<io::Result<&'static [u8]>>);
-
-    impl AsyncRead for Pieces {
-        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            let Some(piece) = self.0.pop_front() else { return Poll::Pending };
-            Poll::Ready(piece.map(|piece| buffer.put_slice(piece)))
-        }
-    }
-
-    impl AsyncWrite for Pieces {
-        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-            Poll::Ready(Ok(bytes.len()))
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    fn received(
-        framing: Framing,
-        pieces: Vec<io::Result<&'static [u8]>>,
-    ) -> (Poll<Option<Result<Bytes, String>>>, bool) {
-        let io = WatchedIo::new(Pieces(pieces.into()), Rc::new(Activity::unregistered()));
-        let mut wire = Wire::new(io);
-        wire.expect_body(framing, Version::HTTP_11, false);
-        let polled = wire.poll_body(&mut Context::from_waker(Waker::noop()));
-        let polled = polled.map(|body| body.map(|data| data.map_err(|error| error.to_string())));
-        (polled, wire.is_body_complete())
-    }
-
-    #[test]
-    fn pieces_of_a_body_that_arrived_are_one_read() {
-        let data = |bytes: &'static [u8]| Poll::Ready(Some(Ok(Bytes::from_static(bytes))));
-        let pieces = || vec![Ok(&b"one"[..]), Ok(b"two"), Ok(b"three")];
-        assert_eq!(received(Framing::Length(20), pieces()), (data(b"onetwothree"), false));
-        assert_eq!(received(Framing::Length(6), vec![Ok(b"one"), Ok(b"two")]), (data(b"onetwo"), true));
-        assert_eq!(received(Framing::Chunked, vec![Ok(b"3\r\none\r\n"), Ok(b"0\r\n\r\n")]).0, data(b"one"));
-    }
-
-    #[test]
-    fn an_end_follows_the_data_before_it_and_an_error_does_not_wait() {
-        let eof = || Err(io::ErrorKind::UnexpectedEof.into());
-        let whole = received(Framing::Chunked, vec![Ok(b"3\r\none\r\n0\r\n\r\n"), eof()]);
-        assert_eq!(whole.0, Poll::Ready(Some(Ok(Bytes::from_static(b"one")))));
-        let cut = received(Framing::Length(6), vec![Ok(b"one"), Ok(b"")]);
-        assert_eq!(cut, (Poll::Ready(Some(Ok(Bytes::from_static(b"one")))), false));
-        let broken = received(Framing::Length(6), vec![Ok(b"one"), Err(io::ErrorKind::InvalidData.into())]);
-        assert!(matches!(broken.0, Poll::Ready(Some(Err(_)))), "a later read might not report it");
     }
 
     #[test]
