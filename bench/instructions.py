@@ -114,7 +114,7 @@ def instructions(bench, name, requests):
         "valgrind", "--tool=callgrind", f"--callgrind-out-file={output}", f"--log-file={output}.log"),
                                   delay=SETTLE_TIME)
     CASES[name](bench, gateway, requests)
-    lines = bench.stop(gateway, STOP_TIMEOUT)
+    lines, _size = bench.stop(gateway, STOP_TIMEOUT)
     if gateway.process.returncode:
         raise RuntimeError(f"the gateway under valgrind exited with {gateway.process.returncode}; see {output}.log")
     # Start and shutdown log a few lines in addition to those of the requests.

@@ -118,15 +118,16 @@ class Bench:
     def _run(self, name, command, values, cores=None, wait=True):
         """Starts a proxy, and a program that reads and counts the lines of its log."""
         process = self.processes.start(name, command, cores or self.proxy_cores, stderr=subprocess.PIPE)
-        reader = self.processes.start(f"{name}-log", ["wc", "-l"], self.load_cores, stdin=process.stderr)
+        reader = self.processes.start(f"{name}-log", ["wc", "-l", "-c"], self.load_cores, stdin=process.stderr)
         process.stderr.close()
         return self._started(name, process, values, reader, wait)
 
     def stop(self, proxy, timeout=5):
-        """Stops a proxy. Returns the number of its log lines."""
+        """Stops a proxy. Returns the number of its log lines, and their bytes."""
         self.processes.end(proxy.process, timeout)
         proxy.log_reader.wait(30)
-        return int((self.processes.folder / f"{proxy.name}-log.log").read_text())
+        lines, size = (self.processes.folder / f"{proxy.name}-log.log").read_text().split()
+        return int(lines), int(size)
 
     def _started(self, name, process, values, reader, wait):
         proxy = Proxy(name, process.pid, process, values["plain_port"], values["tls_port"], values["admin_port"], reader)

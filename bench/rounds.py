@@ -1,6 +1,7 @@
 """Measures the proxies one after the other in each round, so that the machine's noise affects all of them equally."""
 
 import dataclasses
+import pathlib
 import statistics
 import time
 
@@ -9,7 +10,8 @@ from processes import cpu_seconds, system_share
 
 @dataclasses.dataclass
 class Slice:
-    """The measurement of one proxy in one round. CPU in microseconds per unit of work."""
+    """The measurement of one proxy in one round. CPU in microseconds per unit of work; `wire`: bytes on the network per
+    unit, on both sides of the proxy, with all headers."""
 
     cpu: float
     user: float
@@ -19,6 +21,7 @@ class Slice:
     errors: int
     p50: float
     p99: float
+    wire: float
 
 
 class Rounds:
@@ -59,11 +62,17 @@ def measure(bench, case, options):
 
 def take(bench, case, proxy, options):
     """Runs one slice of load, and measures the proxy's CPU time."""
-    cpu, ticks, begun = cpu_seconds(proxy.pid), system_share(proxy.pid), time.monotonic()
+    sent, cpu, ticks, begun = loopback_bytes(), cpu_seconds(proxy.pid), system_share(proxy.pid), time.monotonic()
     load = case.run(bench, proxy, options).in_units(case.units)
     lasted = time.monotonic() - begun
     spent = cpu_seconds(proxy.pid) - cpu
     user, system = (after - before for after, before in zip(system_share(proxy.pid), ticks))
     share = user / max(1, user + system)
     each = spent * 1e6 / max(1, load.done)
-    return Slice(each, each * share, each * (1 - share), spent / lasted, load.rate, load.errors, load.p50, load.p99)
+    wire = (loopback_bytes() - sent) / max(1, load.done)
+    return Slice(each, each * share, each * (1 - share), spent / lasted, load.rate, load.errors, load.p50, load.p99, wire)
+
+
+def loopback_bytes():
+    """Bytes that crossed the loopback interface, with the headers of Ethernet, IP and TCP."""
+    return int(pathlib.Path("/sys/class/net/lo/statistics/rx_bytes").read_text())

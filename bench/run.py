@@ -119,20 +119,20 @@ def measure(options, processes):
         sections.append(section)
         print(f"\n{section.markdown()}", flush=True)
 
-    notes = notes_of(bench, options)
+    notes, log_line = notes_of(bench, options)
     print()
     for note in notes:
         print(note)
-    write(options, facts, notes, sections)
+    write(options, facts, notes, sections, log_line)
     return verdict(sections)
 
 
 def notes_of(bench, options):
-    """Describes the measurement, and reports dropped log lines."""
+    """Describes the measurement, and reports dropped log lines. Also returns the bytes of a log line."""
     gateway = bench.running[GATEWAY]
     dropped = gateway.metric("log_lines_dropped_total")
-    lines = bench.stop(gateway)
-    return [
+    lines, size = bench.stop(gateway)
+    notes = [
         f"command: `bench/run.py{''.join(' ' + each for each in sys.argv[1:])}`, {time.strftime('%Y-%m-%d')}",
         f"{options.rounds} rounds of {options.slice:g} s each, after a warm-up round; values are medians, ratios are "
         f"the median of each round's ratio, and a difference within 5 % is a tie",
@@ -140,16 +140,17 @@ def notes_of(bench, options):
         f"all write an access log to a pipe that is read; the gateway wrote {lines:,} lines and dropped {dropped}",
         f"the limit of open files is {options.descriptors:,}, of which a proxy may need two for each client",
     ]
+    return notes, size / max(1, lines)
 
 
-def write(options, facts, notes, sections):
+def write(options, facts, notes, sections, log_line):
     results = ROOT / "bench" / "results"
     results.mkdir(exist_ok=True)
     picture = results / f"{options.name}.png"
     drawn = plot.draw(sections, picture)
     text = report.document(f"Measured: {options.name}", facts, notes, sections, picture.name if drawn else None)
     (results / f"{options.name}.md").write_text(text)
-    figures = {section.name: section.figures for section in sections}
+    figures = {section.name: section.figures for section in sections} | {"log": {"bytes a line": log_line}}
     (results / f"{options.name}.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(f"\nwritten: {results.relative_to(ROOT)}/{options.name}.md")
 

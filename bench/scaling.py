@@ -18,15 +18,11 @@ from report import table
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "scaling.md"
 NEEDED = ("plain-h1", "tls-h1", "tls-h2", "handshake", "reject", "get_token", "down-tls", "up-tls", "idle", "tokens-1m",
-          "cold-start")
+          "cold-start", "log")
 
 UTILIZATION = 0.6  # of a core, at most: reserve for a failing node, for bursts, and for tail latency
 CORES = 8  # per node
 RATES = (10_000, 100_000, 1_000_000)
-LOG_LINE = 345  # bytes of an access log line
-# Bytes of a small request and its response on both sides of the gateway, with headers (including those that the gateway adds),
-# TLS, TCP/IP and Ethernet: 500 and 600 on the client's side, 700 and 500 on the backend's, and 100 for acknowledgements.
-WIRE = 2400
 TOKEN_BYTES = 241  # resident memory per minted token, as printed by `make micro`
 CLIENTS = {
     "persistent connections, HTTP/1.1": "tls-h1",
@@ -95,12 +91,14 @@ def load(figures):
     """Load on the network, the log and the backend, for each rate."""
     small = micros(figures, "tls-h1")
     more = micros(figures, "down-tls") * 100 / 1024
+    wire = statistics.median(each["wire"] for each in figures["tls-h1"]["gateway"])
+    line = figures["log"]["bytes a line"]
     rows = [
-        ["network, small responses", *(f"{rate * WIRE * 8 / 1e9:.1f} Gbit/s" for rate in RATES)],
-        ["network, responses of 100 KiB", *(f"{rate * (WIRE + 2 * 100 * 1024) * 8 / 1e9:,.0f} Gbit/s" for rate in RATES)],
+        ["network, small responses", *(f"{rate * wire * 8 / 1e9:.1f} Gbit/s" for rate in RATES)],
+        ["network, responses of 100 KiB", *(f"{rate * (wire + 2 * 100 * 1024) * 8 / 1e9:,.0f} Gbit/s" for rate in RATES)],
         ["cores for responses of 100 KiB, persistent connections", *(f"{rate * (small + more) / 1e6 / UTILIZATION:,.1f}" for rate in RATES)],
-        ["access log", *(f"{rate * LOG_LINE / 1e6:,.1f} MB/s" for rate in RATES)],
-        ["access log per day", *(f"{rate * LOG_LINE * 86_400 / 1e12:,.2f} TB" for rate in RATES)],
+        ["access log", *(f"{rate * line / 1e6:,.1f} MB/s" for rate in RATES)],
+        ["access log per day", *(f"{rate * line * 86_400 / 1e12:,.2f} TB" for rate in RATES)],
         ["backend cores, at 2 ms per query", *(f"{rate * 0.002:,.0f}" for rate in RATES)],
         ["requests in flight, at 100 ms per query", *(f"{rate * 0.1:,.0f}" for rate in RATES)],
         ["requests in flight, at 10 s per query", *(f"{rate * 10:,.0f}" for rate in RATES)],
