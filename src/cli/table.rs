@@ -35,10 +35,15 @@ pub fn rows(list: &Value) -> &[Value] {
 }
 
 /// A text of a row.
-///
-/// SECURITY: clients choose paths, statements and names, which may contain terminal control sequences.
 pub fn printable_text(row: &Value, name: &str) -> String {
-    let text = row[name].as_str().unwrap_or_default();
+    printable(row[name].as_str().unwrap_or_default())
+}
+
+/// A text with its control characters escaped.
+///
+/// SECURITY: clients choose paths, statements and names, and directories and issuers choose groups. All may contain
+/// terminal control sequences.
+pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }
 

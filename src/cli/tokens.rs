@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::base::percent;
 use crate::cli::admin_client::{self, SENT_TO};
 use crate::cli::arguments::{self, flag, value};
-use crate::cli::table::{Column, format_time, print_table, printable_text, rows, time};
+use crate::cli::table::{Column, format_time, print_table, printable, printable_text, rows, time};
 use crate::cli::{CliResult, password, print_line};
 
 /// The exit code of a revocation that ended nothing.
@@ -95,7 +95,7 @@ fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
 
 /// The groups of a token, behind the name of its user.
 fn groups_text(groups: &Value) -> String {
-    let names: Vec<_> = rows(groups).iter().filter_map(Value::as_str).collect();
+    let names: Vec<_> = rows(groups).iter().filter_map(Value::as_str).map(printable).collect();
     if groups.is_null() { String::new() } else { format!(" (groups: {})", names.join("; ")) }
 }
 
@@ -129,4 +129,15 @@ fn revoke(matches: &ArgMatches) -> CliResult {
         None => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_control_character_of_a_group_reaches_the_terminal() {
+        assert_eq!(groups_text(&json!(["a", "\u{1b}]0;x\u{7}"])), " (groups: a; \\u{1b}]0;x\\u{7})");
+        assert_eq!((groups_text(&json!([])), groups_text(&Value::Null)), (" (groups: )".to_owned(), String::new()));
+    }
 }

@@ -16,11 +16,13 @@ use crate::admin::control;
 use crate::app;
 use crate::auth::bearer::make_bearer;
 use crate::base::clock::Clock;
+use crate::base::groups::Groups;
 use crate::base::percent;
 use crate::base::secret::Secret;
 use crate::cli::doctor::RESPONSE_TIMEOUT;
 use crate::cli::doctor::report::DoctorReport;
 use crate::cli::doctor::routes;
+use crate::cli::table::printable;
 use crate::config::{Config, ListenOptions, ServerUrl, StoreKind};
 use crate::outbound::http_client::HttpClient;
 use crate::store::{self, Store, TokenId};
@@ -173,7 +175,7 @@ impl DoctorClient {
         let id = self.token.as_deref().map(|token| TokenId::from_token(token.as_bytes()));
         let record = id.and_then(|id| store.find(&id));
         if let Some(groups) = record.as_ref().and_then(|record| record.groups.as_ref()) {
-            report.ok("groups", if groups.iter().len() == 0 { "none".to_owned() } else { groups.to_string() });
+            report.ok("groups", groups_text(groups));
         }
     }
 
@@ -213,6 +215,10 @@ impl DoctorClient {
         let body = serde_json::from_slice(response.body()).unwrap_or_default();
         Ok(DoctorResponse { status: response.status(), body })
     }
+}
+
+fn groups_text(groups: &Groups) -> String {
+    if groups.iter().len() == 0 { "none".to_owned() } else { printable(&groups.to_string()) }
 }
 
 /// Reports the result of a request. Returns the body if the response is a success and `is_valid` accepts the body.
@@ -270,5 +276,17 @@ pub fn suggest_fix(reason: Option<&str>, status: StatusCode) -> &'static str {
         (Some(_), _) => "see docs/errors.md for this reason",
         (None, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => BACKEND_REJECTS_TOKEN,
         (None, _) => "the backend, or --ontology and --query",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_control_character_of_a_group_reaches_the_terminal() {
+        let groups = |names: &[&str]| Groups::new(names.iter().map(|name| Box::from(*name)).collect()).expect("few");
+        assert_eq!(groups_text(&groups(&["b", "\u{1b}]0;x\u{7}"])), "\\u{1b}]0;x\\u{7}; b");
+        assert_eq!(groups_text(&groups(&[])), "none");
     }
 }
