@@ -24,6 +24,9 @@ pub struct RotatingFile {
     /// Whether a flush writes to the disk.
     is_durable: bool,
     is_inside_line: bool,
+    /// Whether the last write succeeded, and no flush has failed since.
+    is_written: bool,
+    /// Whether a failure was logged, and not yet its end.
     is_failing: bool,
 }
 
@@ -33,29 +36,28 @@ impl RotatingFile {
     pub fn open(path: &Path, max_size: u64, keep: usize, is_durable: bool) -> io::Result<RotatingFile> {
         let file = open(path)?;
         let size = file.metadata()?.len();
-        let path = path.to_owned();
-        Ok(RotatingFile { path, file, size, max_size, keep, is_durable, is_inside_line: false, is_failing: false })
+        Ok(RotatingFile {
+            path: path.to_owned(),
+            file,
+            size,
+            max_size,
+            keep,
+            is_durable,
+            is_inside_line: false,
+            is_written: false,
+            is_failing: false,
+        })
     }
 
-    /// Logs the first of several failures, and the end of them.
-    fn report<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
-        let path = self.path.display();
-        let was_failing = std::mem::replace(&mut self.is_failing, result.is_err());
-        match result {
-            Err(error) => {
-                let error = with_remedy(error);
-                if !was_failing {
-                    error!("cannot write to the audit log {path}: {error}. Its lines are lost until it can be written");
-                }
-                Err(error)
-            }
-            Ok(value) => {
-                if was_failing {
-                    info!("the audit log {path} can be written again");
-                }
-                Ok(value)
-            }
+    /// Logs the first of several failures.
+    fn fail(&mut self, error: io::Error) -> io::Error {
+        let error = with_remedy(error);
+        self.is_written = false;
+        if !std::mem::replace(&mut self.is_failing, true) {
+            let path = self.path.display();
+            error!("cannot write to the audit log {path}: {error}. Its lines are lost until it can be written");
         }
+        error
     }
 
     fn write_lines(&mut self, lines: &[u8]) -> io::Result<usize> {
@@ -119,23 +121,35 @@ fn open(path: &Path) -> io::Result<File> {
 
 impl Write for RotatingFile {
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        let written = self.write_lines(lines);
-        self.report(written)
+        match self.write_lines(lines) {
+            // The caller repeats the write.
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => Err(error),
+            Err(error) => Err(self.fail(error)),
+            Ok(count) => {
+                self.is_written = true;
+                Ok(count)
+            }
+        }
     }
 
+    /// Logs the end of the failures: a disk may accept lines that it cannot store, or the beginning of a line only.
     fn flush(&mut self) -> io::Result<()> {
         if self.is_durable {
-            let synced = self.file.sync_data();
-            // A write that failed is still a failure.
-            if synced.is_err() { self.report(synced) } else { Ok(()) }
-        } else {
-            Ok(())
+            self.file.sync_data().map_err(|error| self.fail(error))?;
         }
+        if self.is_failing && self.is_written {
+            self.is_failing = false;
+            info!("the audit log {} can be written again", self.path.display());
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
@@ -171,5 +185,50 @@ mod tests {
         file.write_all(b"three\n").expect("written");
         assert_eq!(fs::read_to_string(&path).expect("read"), "three\n");
         assert_eq!(fs::read_to_string(folder.path().join("old")).expect("read"), "one\n");
+    }
+
+    #[test]
+    fn failures_end_with_a_flush_after_a_write_that_succeeded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut file = RotatingFile::open(&folder.path().join("audit"), 0, 1, true).expect("opened");
+        let replace = |file: &mut RotatingFile, path: &Path| {
+            file.path = path.to_owned();
+            file.file = OpenOptions::new().append(true).open(path).expect("opened");
+        };
+        let real = file.path.clone();
+        // It accepts each write, and cannot be synced.
+        replace(&mut file, Path::new("/dev/null"));
+        for _ in 0..2 {
+            file.write_all(b"one\n").expect("written");
+            file.flush().expect_err("not synced");
+            assert!(file.is_failing);
+            file.write_all(b"two\n").expect("written");
+            assert!(file.is_failing, "a write is not a recovery");
+        }
+        file.flush().expect_err("not synced");
+        replace(&mut file, &real);
+        file.flush().expect("synced");
+        assert!(file.is_failing, "what the failed flush did not store is lost");
+        file.write_all(b"three\n").expect("written");
+        file.flush().expect("synced");
+        assert!(!file.is_failing);
+        // It is full.
+        replace(&mut file, Path::new("/dev/full"));
+        file.is_durable = false;
+        file.write_all(b"four\n").expect_err("not written");
+        file.flush().expect("nothing to do");
+        assert!(file.is_failing, "a flush after a write that failed is not a recovery");
+    }
+
+    #[test]
+    fn a_write_that_is_repeated_is_no_failure() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut file = RotatingFile::open(&folder.path().join("audit"), 0, 1, false).expect("opened");
+        let (output, _reader) = UnixStream::pair().expect("sockets");
+        output.set_nonblocking(true).expect("set");
+        file.path = format!("/proc/self/fd/{}", output.as_raw_fd()).into();
+        file.file = File::from(OwnedFd::from(output));
+        let error = std::iter::repeat_with(|| file.write(&[b'\n'; 4096])).find_map(Result::err).expect("it is full");
+        assert_eq!((error.kind(), file.is_failing), (io::ErrorKind::WouldBlock, false));
     }
 }
