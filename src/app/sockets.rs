@@ -101,11 +101,7 @@ fn open_or_inherit(
         // SECURITY: a leftover socket unit must not enable a listener that the operator has disabled.
         return if passed.is_empty() { Ok(Vec::new()) } else { Err(StartError::SocketForDisabledListener(key)) };
     };
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::PermissionDenied if address.port() < 1024 => StartError::PrivilegedPort { key, address },
-        io::ErrorKind::AddrInUse => StartError::AddressInUse { key, address },
-        _ => StartError::Bind { key, address, source: with_remedy(error) },
-    };
+    let failed = |error| bind_error(key, address, error);
     if passed.is_empty() {
         let opened = listener::bind(address, count).map_err(failed)?;
         return Ok(opened.into_iter().map(|socket| vec![socket]).collect());
@@ -115,4 +111,35 @@ fn open_or_inherit(
     }
     let copies = || passed.iter().map(TcpListener::try_clone).collect();
     (0..count).map(|_| copies()).collect::<Result<_, _>>().map_err(failed)
+}
+
+fn bind_error(key: &'static str, address: SocketAddr, error: io::Error) -> StartError {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => StartError::PrivilegedPort { key, address },
+        // The remedy is about files. A security module of the kernel refuses other ports.
+        io::ErrorKind::PermissionDenied => StartError::Bind { key, address, source: error },
+        io::ErrorKind::AddrInUse => StartError::AddressInUse { key, address },
+        _ => StartError::Bind { key, address, source: with_remedy(error) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn the_remedy_belongs_to_a_port() {
+        let text = |port: u16, errno: Errno| {
+            format!("{:#}", anyhow::Error::from(bind_error("listen.http", ([127, 0, 0, 1], port).into(), errno.into())))
+        };
+        assert!(text(80, Errno::ACCESS).contains("CAP_NET_BIND_SERVICE"));
+        for errno in [Errno::ACCESS, Errno::PERM] {
+            let text = text(8080, errno);
+            assert!(text.contains("listen.http") && text.ends_with(')') && !text.contains("folder"), "{text}");
+        }
+        assert!(text(8080, Errno::ADDRNOTAVAIL).contains("`ip address`"));
+        assert!(text(8080, Errno::AFNOSUPPORT).contains("use an IPv4 address"));
+    }
 }
