@@ -7,6 +7,7 @@ use http::Method;
 
 use crate::auth::authorization::{Action, Authorization};
 use crate::auth::{Auth, Identity};
+use crate::base::groups::Groups;
 use crate::base::truncate::truncate;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::ontology::requested_ontology;
@@ -94,18 +95,25 @@ fn decide(
     let decision = if authorization.is_enforced() { "denied" } else { "would be denied" };
     exchange.record.audit("authorization", decision);
     if authorization.is_enforced() {
-        return Err(Rejection::NotAuthorized(groups_detail(identity)));
+        return Err(Rejection::NotAuthorized(groups_detail(identity.groups())));
     }
     metrics.authorization_shadow_denials.inc();
     Ok(())
 }
 
 /// The groups that the rules were compared with, for `explain`.
-fn groups_detail(identity: &Identity) -> String {
-    match identity.groups() {
-        None => "no groups are known of the caller".to_owned(),
-        Some(groups) => truncate(&format!("the groups of the caller: {groups}"), MAX_DETAIL).to_owned(),
+fn groups_detail(groups: Option<&Groups>) -> String {
+    let Some(groups) = groups else { return "no groups are known of the caller".to_owned() };
+    let mut detail = "the groups of the caller: ".to_owned();
+    for (at, name) in groups.iter().enumerate() {
+        // A caller may have far more groups than are kept, and be denied often.
+        if detail.len() >= MAX_DETAIL {
+            break;
+        }
+        detail += if at == 0 { "" } else { "; " };
+        detail += truncate(name, MAX_DETAIL);
     }
+    truncate(&detail, MAX_DETAIL).to_owned()
 }
 
 impl StatementSource {
@@ -152,4 +160,22 @@ fn statement_format(screened: &Screened) -> Option<StatementFormat> {
         return Some(StatementFormat::Sql);
     }
     media_type.eq_ignore_ascii_case(b"application/x-thrift").then_some(StatementFormat::Thrift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_groups_in_a_detail_are_those_that_fit() {
+        for names in [&["a", "b"][..], &[], &["é; ".repeat(200).as_str(), "z"], &["x".repeat(30_000).as_str()]] {
+            let groups = Groups::new(names.iter().map(|name| Box::from(*name)).collect()).expect("few");
+            let all = format!("the groups of the caller: {groups}");
+            assert_eq!(groups_detail(Some(&groups)), truncate(&all, MAX_DETAIL));
+        }
+        let many = Groups::new((0..1000).map(|number| format!("group {number}").into()).collect()).expect("few");
+        let detail = groups_detail(Some(&many));
+        assert!(detail.len() == MAX_DETAIL && detail.contains("group 0; group 1; group 10; "), "{detail}");
+        assert_eq!(groups_detail(None), "no groups are known of the caller");
+    }
 }

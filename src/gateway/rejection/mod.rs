@@ -77,8 +77,8 @@ macro_rules! rejections {
                 }
             }
 
-            /// Details where one reason has several causes: text from this source or from the configuration, never from
-            /// the client.
+            /// Details where one reason has several causes: text from this source or from the configuration, or names
+            /// of groups from a JWT or a directory, which readers escape. Never other text of the client.
             pub fn detail(&self) -> Option<Cow<'static, str>> {
                 match self {
                     $(Rejection::$variant $(($data))? => {
