@@ -19,12 +19,12 @@ const MAX_BUFFERED_BYTES: usize = 4 * 1024 * 1024;
 /// Capacity that the buffer keeps between batches: growing it again for each batch would cost as much as filling it.
 const RETAINED_CAPACITY: usize = 1024 * 1024;
 
-/// Delay before a batch is written, so that it contains more lines. One system call per line would cost more than
-/// everything else about the line, and at low rates waking the thread costs more than its lines.
-const BATCH_INTERVAL: Duration = Duration::from_millis(50);
+/// Delay before a batch of the access log is written, so that it contains more lines. One system call per line would cost
+/// more than everything else about the line, and at low rates waking the thread costs more than its lines.
+pub const ACCESS_BATCH_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Delay of lines whose sender waits for a confirmation.
-const CONFIRMED_BATCH_INTERVAL: Duration = Duration::from_millis(10);
+/// The same for audit lines, which are few, and for which requests may wait.
+pub const AUDIT_BATCH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Delay before a write to an output that would block is repeated.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
@@ -60,17 +60,17 @@ struct LineQueue {
 impl LineQueue {
     /// Returns whether the thread must not wait for more lines.
     fn is_due(&self) -> bool {
-        self.is_closing || self.buffer.len() >= MAX_BATCH_BYTES || !self.confirmations.is_empty()
+        self.is_closing || self.buffer.len() >= MAX_BATCH_BYTES
     }
 }
 
 impl LineWriter {
-    /// Starts the thread that writes to `output`.
-    pub fn spawn(output: impl Write + Send + 'static) -> io::Result<LineWriter> {
+    /// Starts the thread that writes to `output`, with a delay before each batch.
+    pub fn spawn(output: impl Write + Send + 'static, batch_interval: Duration) -> io::Result<LineWriter> {
         let (work_available, all_written) = (Condvar::new(), Condvar::new());
         let writer = LineWriter(Arc::new(WriterState { queue: Mutex::default(), work_available, all_written }));
         let state = Arc::clone(&writer.0);
-        thread::Builder::new().name("log".into()).spawn(move || state.run(output))?;
+        thread::Builder::new().name("log".into()).spawn(move || state.run(output, batch_interval))?;
         Ok(writer)
     }
 
@@ -129,17 +129,14 @@ impl LineWriter {
 }
 
 impl WriterState {
-    fn run(&self, mut output: impl Write) {
+    fn run(&self, mut output: impl Write, batch_interval: Duration) {
         let mut batch = Vec::new();
         let mut is_inside_line = false;
         loop {
             let is_idle = |queue: &mut LineQueue| queue.buffer.is_empty() && !queue.is_closing;
             let mut queue = self.queue.lock();
             self.work_available.wait_while(&mut queue, is_idle);
-            self.work_available.wait_while_for(&mut queue, |queue| !queue.is_due(), BATCH_INTERVAL);
-            if !queue.confirmations.is_empty() {
-                self.work_available.wait_while_for(&mut queue, |queue| !queue.is_closing, CONFIRMED_BATCH_INTERVAL);
-            }
+            self.work_available.wait_while_for(&mut queue, |queue| !queue.is_due(), batch_interval);
             std::mem::swap(&mut queue.buffer, &mut batch);
             queue.is_writing = true;
             let confirmations = std::mem::take(&mut queue.confirmations);
@@ -238,7 +235,7 @@ mod tests {
     #[test]
     fn lines_are_written_in_order_and_in_batches_without_blocking_the_sender() {
         let ((go, gate), (out, written)) = (channel(), channel());
-        let lines = LineWriter::spawn(BlockingOutput(gate, out)).expect("a thread");
+        let lines = LineWriter::spawn(BlockingOutput(gate, out), AUDIT_BATCH_INTERVAL).expect("a thread");
         lines.push(b"first\n");
         assert_eq!(written.recv().expect("written"), b"first\n");
         // The output blocks now, so these wait.
@@ -258,9 +255,9 @@ mod tests {
     }
 
     #[test]
-    fn a_large_batch_and_a_confirmed_line_do_not_wait_for_more() {
+    fn a_large_batch_does_not_wait_for_more() {
         let ((go, gate), (out, written)) = (channel(), channel());
-        let lines = LineWriter::spawn(BlockingOutput(gate, out)).expect("a thread");
+        let lines = LineWriter::spawn(BlockingOutput(gate, out), ACCESS_BATCH_INTERVAL).expect("a thread");
         let elapsed = |push: &dyn Fn()| {
             let begun = std::time::Instant::now();
             push();
@@ -269,13 +266,11 @@ mod tests {
             lines.wait_until_written();
             (begun.elapsed(), batch.len())
         };
-        let shortest = |push: &dyn Fn()| (0..20).map(|_| elapsed(push).0).min().expect("20 runs");
         let large = [&[b'x'; MAX_BATCH_BYTES][..], b"\n"].concat();
-        assert!(shortest(&|| lines.push(&large)) < CONFIRMED_BATCH_INTERVAL);
-        let confirmed = || drop(lines.push_confirmed(b"confirmed\n"));
-        assert!((CONFIRMED_BATCH_INTERVAL..BATCH_INTERVAL).contains(&shortest(&confirmed)));
+        let shortest = (0..20).map(|_| elapsed(&|| lines.push(&large)).0).min().expect("20 runs");
+        assert!(shortest < ACCESS_BATCH_INTERVAL, "{shortest:?}");
         let (delay, size) = elapsed(&|| (0..10).for_each(|_| lines.push(b"one\n")));
-        assert!(delay >= BATCH_INTERVAL && size == 40, "{delay:?}, {size} bytes");
+        assert!(delay >= ACCESS_BATCH_INTERVAL && size == 40, "{delay:?}, {size} bytes");
     }
 
     #[test]
@@ -311,7 +306,7 @@ mod tests {
     #[test]
     fn close_does_not_wait_forever_for_a_blocked_output() {
         let ((_go, gate), (out, _written)) = (channel(), channel());
-        let lines = LineWriter::spawn(BlockingOutput(gate, out)).expect("a thread");
+        let lines = LineWriter::spawn(BlockingOutput(gate, out), AUDIT_BATCH_INTERVAL).expect("a thread");
         lines.push(b"lost\n");
         lines.close();
     }
