@@ -445,6 +445,39 @@ fn doctor_tries_an_unknown_foreign_key() {
     }
 }
 
+/// `forward` sends an unknown key to the upstream of the route, and `verify` only to the default one.
+#[test]
+fn doctor_tries_an_unknown_foreign_key_at_each_upstream_that_gets_it() {
+    let backend = |unknown_key| {
+        Upstream::with_behaviour(move |request, stream| {
+            let status = if request.header("x-api-key") == "tk_unknown" { unknown_key } else { 200 };
+            respond(stream, status, r#"{"data":[]}"#)
+        })
+    };
+    let (default, accepting) = (backend(401), backend(200));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("gateway.yaml");
+    let file = format!(
+        "upstream: {{url: 'http://{}'}}\nupstreams: [{{name: timbr-server, url: 'http://{}'}}]\nroutes:\n  \
+         - {{name: reports, prefix: /reports/, content_types: [application/json], upstream: timbr-server}}\n",
+        default.address(),
+        accepting.address()
+    );
+    std::fs::write(&path, file).expect("written");
+    for (policy, expected) in [("forward", &["ok", "failed"][..]), ("verify", &["ok"]), ("reject", &["ok"])] {
+        let config = ["doctor", "--json", "--config", path.to_str().expect("text")];
+        let output = program(&config, &[("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_TOKENS_FOREIGN", policy)], "");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let steps = report["steps"].as_array().expect("steps");
+        let steps: Vec<_> = steps.iter().filter(|step| step["step"] == "foreign keys").collect();
+        let outcomes: Vec<_> = steps.iter().map(|step| step["outcome"].as_str().expect("text")).collect();
+        assert_eq!(outcomes, expected, "{policy}: {report}");
+        let names = |step: &serde_json::Value| step["detail"].as_str().expect("text").contains("(timbr-server)");
+        assert!(!names(steps[0]) && steps[1..].iter().all(|step| names(step)), "{report}");
+        assert_eq!((&report["healthy"], output.status.success()), (&(policy != "forward").into(), policy != "forward"));
+    }
+}
+
 /// Without the capability, as for a container that is not root. The port is privileged in a network namespace of its own.
 #[test]
 fn a_privileged_port_without_the_capability_has_its_own_error() {

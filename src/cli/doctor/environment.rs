@@ -198,35 +198,39 @@ async fn check_upstream(
         return false;
     }
     let over_tls = if tls { " over TLS" } else { "" };
-    if upstream.name != DEFAULT_UPSTREAM {
-        report.ok("upstream", format!("{} ({}) responds{over_tls}", client.authority(), upstream.name));
-        return true;
+    let is_default = upstream.name == DEFAULT_UPSTREAM;
+    let of_upstream = if is_default { String::new() } else { format!(" ({})", upstream.name) };
+    report.ok("upstream", format!("{}{of_upstream} responds{over_tls}", client.authority()));
+    if is_default {
+        check_clock(response.headers(), report);
     }
-    report.ok("upstream", format!("{} responds{over_tls}", client.authority()));
-    check_clock(response.headers(), report);
-    check_foreign_keys(&response, config.tokens.foreign, report);
+    // The default upstream verifies the keys of all routes; a route of `forward` relies on its own upstream.
+    if is_default || config.tokens.foreign == ForeignKeyPolicy::Forward {
+        let backend = format!("the backend{of_upstream}");
+        check_foreign_keys(&response, config.tokens.foreign, &backend, report);
+    }
     true
 }
 
-/// `response` is the backend's to an unknown key.
-fn check_foreign_keys(response: &Response<Bytes>, policy: ForeignKeyPolicy, report: &mut DoctorReport) {
+/// `response` is that of `backend` to an unknown key.
+fn check_foreign_keys(response: &Response<Bytes>, policy: ForeignKeyPolicy, backend: &str, report: &mut DoctorReport) {
     let (name, status) = ("foreign keys", response.status());
     match (status, policy) {
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
-            report.ok(name, "the backend rejects an unknown key");
+            report.ok(name, format!("{backend} rejects an unknown key"));
         }
         (_, ForeignKeyPolicy::Reject) => report.ok(name, "the gateway rejects them"),
         (status, ForeignKeyPolicy::Verify) => {
-            let detail = format!("the backend returns {status} for an unknown key, so a success proves nothing");
+            let detail = format!("{backend} returns {status} for an unknown key, so a success proves nothing");
             report.failed(name, detail, UNVERIFIABLE_KEYS_REMEDY);
         }
         // SECURITY: the gateway forwards every key, so any client without a valid one gets a response.
         (StatusCode::OK, ForeignKeyPolicy::Forward) if !is_error_envelope(response.body()) => {
-            let detail = "the gateway forwards an unknown key, and the backend accepts it on get_ontologies";
+            let detail = format!("the gateway forwards an unknown key, and {backend} accepts it on get_ontologies");
             report.failed(name, detail, UNVERIFIABLE_KEYS_REMEDY);
         }
         (status, ForeignKeyPolicy::Forward) => {
-            report.ok(name, format!("not verified; the backend returns {status} for an unknown key"));
+            report.ok(name, format!("not verified; {backend} returns {status} for an unknown key"));
         }
     }
 }
