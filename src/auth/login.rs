@@ -149,8 +149,9 @@ impl Auth {
     /// A token for the user of a JWT, in place of the user's own key. `None` if there can be none: the issuer is
     /// unknown, or the backend would have to receive a key that the gateway does not have.
     ///
-    /// SECURITY: the token ends with the issuer's entry in the configuration, but not with the JWT. Its login has no
-    /// password, which no other login has, so that no two logins share a token.
+    /// SECURITY: the token ends with the issuer's entry in the configuration, or with a change of the groups' claims
+    /// there, but not with the JWT. Its login has no password, which no other login has, so that no two logins share a
+    /// token.
     pub async fn mint_for_jwt(
         &self,
         identity: &Identity,
@@ -164,7 +165,7 @@ impl Auth {
             (None, _) => None,
         };
         let login = Credentials { user: user.clone(), password: Secret::new(String::new()) };
-        let evidence = token_binding::jwt_evidence(self.jwt_verifier.issuer_name(issuer));
+        let evidence = token_binding::jwt_evidence(self.jwt_verifier.issuer_options(issuer));
         let attempt = self.failure_limiter.begin_attempt(client);
         let proven = (&*evidence, identity.groups().cloned());
         let (id, token) = self.token_of(&login, proven, upstream_key, &attempt, timing).await?;

@@ -11,6 +11,7 @@ use aws_lc_rs::hmac::{Context, HMAC_SHA256, Key};
 use crate::auth::verifier::{UsersFile, Verifier};
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
+use crate::config::jwt::IssuerOptions;
 use crate::config::ldap::{LdapGroups, LdapLookup};
 use crate::config::{Config, CredentialMode, ServerUrl, VerifierOptions};
 use crate::store::{KeyNumber, KeyRing, PRIMARY_KEY, TokenBinding, TokenRecord};
@@ -28,8 +29,12 @@ pub(super) fn next_generation() -> u64 {
 }
 
 /// The evidence of a login with a JWT of this issuer. The blank distinguishes it from a salt and from a password hash.
-pub fn jwt_evidence(issuer: &str) -> Evidence {
-    format!("jwt {issuer}").into_bytes()
+///
+/// SECURITY: no token has groups of other claims, or none although rules now depend on them.
+pub fn jwt_evidence(issuer: &IssuerOptions) -> Evidence {
+    let IssuerOptions { issuer, groups_claims, .. } = issuer;
+    let groups = if groups_claims.is_empty() { String::new() } else { format!(" groups {groups_claims:?}") };
+    format!("jwt {issuer}{groups}").into_bytes()
 }
 
 /// Makes and checks the bindings of tokens for one configuration.
@@ -38,7 +43,8 @@ pub struct TokenBinder {
     keys: Vec<Key>,
     verifier_id: String,
     salts: Vec<Secret>,
-    jwt_issuers: Vec<String>,
+    /// The evidence of each issuer.
+    jwt_issuers: Vec<Evidence>,
     generation: u64,
 }
 
@@ -49,7 +55,7 @@ impl TokenBinder {
             keys: ring.derive("token binding 1").map(|key| Key::new(HMAC_SHA256, &*key)).collect(),
             verifier_id: verifier_id(config),
             salts: config.salts.clone(),
-            jwt_issuers: config.auth.jwt.issuers.iter().map(|issuer| issuer.issuer.clone()).collect(),
+            jwt_issuers: config.auth.jwt.issuers.iter().map(jwt_evidence).collect(),
             generation: next_generation(),
         }
     }
@@ -93,7 +99,7 @@ impl TokenBinder {
             Verifier::UsersFile(users) => users.evidence(&record.user).is_some_and(|evidence| is_proven_by(&evidence)),
             Verifier::Remote(..) => is_proven_by(&[]),
         };
-        is_proven_by_verifier || self.jwt_issuers.iter().any(|issuer| is_proven_by(&jwt_evidence(issuer)))
+        is_proven_by_verifier || self.jwt_issuers.iter().any(|evidence| is_proven_by(evidence))
     }
 
     /// True if both accept the same bindings with the same verifier.
@@ -171,6 +177,18 @@ mod tests {
         load(&Sources { environment, ..Sources::default() }).expect("valid").0
     }
 
+    /// True if all tokens end that were made for JWTs of the only issuer.
+    fn all_of_jwts_end(before: &str, now: &str) -> bool {
+        let binder = |more| {
+            let issuer = format!("[{{issuer: 'https://idp', jwks_url: 'https://idp/k', audiences: [timbr]{more}}}]");
+            TokenBinder::new(&config(&[ONE, ("AUTH_JWT_ISSUERS", &issuer)]), &KeyRing::new(&[]))
+        };
+        let [before, now] = [before, now].map(binder);
+        let ends = !now.jwt_issuers.contains(&before.jwt_issuers[0]);
+        assert_eq!(now.is_same_as(&before), !ends);
+        ends
+    }
+
     fn all_end(before: &[(&str, &str)], now: &[(&str, &str)]) -> bool {
         verifier_id(&config(before)) != verifier_id(&config(now))
     }
@@ -192,6 +210,13 @@ mod tests {
         assert!(all_end(&ldap(&[("LDAP_GROUPS_BASE_DN", "dc=x")]), &ldap(&[("LDAP_GROUPS_BASE_DN", "dc=y")])));
         assert!(all_end(&delegate(&[ONE]), &delegate(&[TWO])));
         assert!(!all_end(&delegate(&[ONE]), &delegate(&[ONE, SLOW])));
+        let [none, groups, roles] = ["", ", groups_claims: [groups]", ", groups_claims: [groups, roles]"];
+        for (before, now) in [(none, groups), (groups, roles), (roles, none)] {
+            assert!(all_of_jwts_end(before, now) && all_of_jwts_end(now, before), "{before} {now}");
+        }
+        for same in [none, groups, roles] {
+            assert!(!all_of_jwts_end(same, &format!("{same}, user_claim: email")));
+        }
     }
 
     #[test]

@@ -44,9 +44,9 @@ impl ClaimRules {
         ClaimRules { options: options.clone(), index, leeway }
     }
 
-    /// The `iss` claim of the issuer's tokens.
-    pub fn issuer(&self) -> &str {
-        &self.options.issuer
+    /// The options of the issuer.
+    pub fn options(&self) -> &IssuerOptions {
+        &self.options
     }
 
     /// Validates the claims of a token with a verified signature. `now` is in seconds of Unix time.

@@ -11,6 +11,7 @@ use crate::auth::jwt::key_set::KeySet;
 use crate::auth::jwt::{Jwt, JwtError};
 use crate::base::clock::Clock;
 use crate::config::JwtOptions;
+use crate::config::jwt::IssuerOptions;
 
 /// An identity provider whose tokens are accepted.
 pub struct Issuer {
@@ -46,9 +47,9 @@ impl Issuer {
         })
     }
 
-    /// The `iss` claim of its tokens.
-    pub fn name(&self) -> &str {
-        self.rules.issuer()
+    /// Its options.
+    pub fn options(&self) -> &IssuerOptions {
+        self.rules.options()
     }
 
     /// Checks the headers that the client sent beside a verified token.

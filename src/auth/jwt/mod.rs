@@ -23,6 +23,7 @@ use crate::base::byte_class::ByteClass;
 use crate::base::clock::Clock;
 use crate::base::groups::Groups;
 use crate::base::user_name::UserName;
+use crate::config::jwt::IssuerOptions;
 use crate::config::{JwtOptions, Problem, UnknownIssuers};
 use crate::http::headers::{HeaderName, Headers};
 use crate::observability::auth_timing::AuthTiming;
@@ -199,7 +200,7 @@ impl JwtVerifier {
             .map_err(|_| JwtError::Invalid("its header is malformed or has an unknown algorithm"))?;
         // Only selects the keys to verify with; not trusted.
         let claimed = claims::claimed_issuer(token).ok_or(JwtError::Invalid("it has no issuer (`iss`)"))?;
-        let issuer = self.issuers.iter().enumerate().find(|(_, issuer)| issuer.name() == claimed);
+        let issuer = self.issuers.iter().enumerate().find(|(_, issuer)| issuer.options().issuer == claimed);
         let (index, issuer) = issuer.ok_or(JwtError::UnknownIssuer)?;
         // Several issuers may encrypt for the same key.
         let is_own_key = || issuer.decryption_key.as_ref().is_some_and(|key| key.decrypt(jwt.expose()).is_ok());
@@ -228,9 +229,9 @@ impl JwtVerifier {
         is_signed.then_some((index, token)).ok_or(JwtError::Invalid("it is encrypted, but not signed"))
     }
 
-    /// The name of an issuer, by [`JwtCaller::issuer`].
-    pub fn issuer_name(&self, index: usize) -> &str {
-        self.issuers[index].name()
+    /// The options of an issuer, by [`JwtCaller::issuer`].
+    pub fn issuer_options(&self, index: usize) -> &IssuerOptions {
+        self.issuers[index].options()
     }
 
     /// Whether a token was verified before. Not whether it is still valid.
