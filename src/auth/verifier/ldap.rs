@@ -216,15 +216,24 @@ fn groups_filter(filter: &str, dn: &str, user: &str) -> String {
     parts.join(&dn)
 }
 
-/// The values of the attribute with the groups. SECURITY: Active Directory returns the first of many values under a
-/// different name, `memberOf;range=0-1499`.
+/// The values of the attribute with the groups.
+///
+/// SECURITY: Active Directory returns the first of many values under a different name, `memberOf;range=0-1499`. Under
+/// another name (the attribute's own for an alias, or of a subtype), it is unknown whether these are all groups, or
+/// groups at all.
 fn group_values(entry: SearchEntry, attribute: &str) -> Result<Vec<String>, String> {
     let is_partial = |name: &String| name.to_ascii_lowercase().contains(";range=");
-    if entry.attrs.keys().any(is_partial) || !entry.bin_attrs.is_empty() {
+    let names = || entry.attrs.keys().chain(entry.bin_attrs.keys());
+    if names().any(is_partial) {
         return Err("the user has more groups than the directory returns at once: use ldap.groups_base_dn".to_owned());
     }
-    let values = entry.attrs.into_iter().filter(|(name, _)| name.eq_ignore_ascii_case(attribute));
-    Ok(values.flat_map(|(_, values)| values).collect())
+    if let Some(name) = names().find(|name| !name.eq_ignore_ascii_case(attribute)) {
+        return Err(format!("the directory returns groups as {name:?}: set ldap.groups_attribute to the name it uses"));
+    }
+    if !entry.bin_attrs.is_empty() {
+        return Err("the directory returns a group whose name is not UTF-8".to_owned());
+    }
+    Ok(entry.attrs.into_values().flatten().collect())
 }
 
 /// Each group by its distinguished name and by its `cn`, if it begins with one. `None` if there are too many.
@@ -288,8 +297,6 @@ fn error_summary(error: &LdapError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use super::*;
 
     #[test]
@@ -315,14 +322,28 @@ mod tests {
 
     #[test]
     fn an_incomplete_list_of_groups_is_an_error() {
-        let values = |name: &str| {
-            let attrs = HashMap::from([(name.to_owned(), vec!["cn=bi".to_owned()])]);
-            let entry = SearchEntry { dn: String::new(), attrs, bin_attrs: HashMap::new() };
-            group_values(entry, "memberOf")
+        let groups = || vec!["cn=bi".to_owned()];
+        let read = |attribute: &str, texts: &[&str], bytes: &[&str]| {
+            let attrs = texts.iter().map(|name| (name.to_string(), groups())).collect();
+            let bin_attrs = bytes.iter().map(|name| (name.to_string(), vec![vec![0xff]])).collect();
+            group_values(SearchEntry { dn: String::new(), attrs, bin_attrs }, attribute)
         };
-        assert_eq!(values("MEMBEROF"), Ok(vec!["cn=bi".to_owned()]));
-        assert_eq!(values("other"), Ok(vec![]));
-        assert!(values("memberOf;range=0-1499").is_err());
+        assert_eq!(read("memberOf", &["MEMBEROF"], &[]), Ok(groups()));
+        assert_eq!(read("memberOf;x-de", &["memberof;X-DE"], &[]), Ok(groups()));
+        assert_eq!(read("memberOf", &[], &[]), Ok(vec![]));
+        for (attribute, texts, bytes, message) in [
+            ("memberOf", &["other"][..], &[][..], "\"other\""),
+            ("memberOf", &["memberOf", "memberOf;x-de"], &[], "\"memberOf;x-de\""),
+            ("memberOf;x-de", &["memberOf"], &[], "\"memberOf\""),
+            ("1.2.840.113556.1.2.102", &["memberOf"], &[], "\"memberOf\""),
+            ("memberOf", &[], &["other"], "\"other\""),
+            ("memberOf", &["memberOf;range=0-1499"], &[], "more groups"),
+            ("memberOf", &["memberOf"], &["memberOf;Range=0-1499"], "more groups"),
+            ("memberOf", &[], &["memberOf"], "UTF-8"),
+        ] {
+            let error = read(attribute, texts, bytes).expect_err("incomplete");
+            assert!(error.contains(message), "{attribute} {texts:?} {bytes:?}: {error}");
+        }
     }
 
     #[test]
