@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -143,6 +143,7 @@ impl Availability {
     /// The store is unavailable.
     pub(super) fn mark_down(&self) {
         self.up.store(false, Ordering::Release);
+        self.rate_uses.set_written(false, Instant::now());
         self.mark_attempted();
     }
 

@@ -292,7 +292,7 @@ impl Store {
     /// replicas share the store. Never waits.
     pub fn exchange_rate_uses(&self, own: Vec<RateUse>) -> Option<OtherUses> {
         let driver = self.driver.as_ref().filter(|driver| driver.is_shared)?;
-        Some(driver.availability.rate_uses.exchange(own, driver.availability.is_up()))
+        Some(driver.availability.rate_uses.exchange(own))
     }
 
     /// Records that this salt opened a bearer of this user. Never waits.

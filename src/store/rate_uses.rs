@@ -2,6 +2,7 @@
 //! main thread and the thread of the store exchange it here; no request waits for that.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -25,6 +26,9 @@ pub struct OtherUses {
     pub sharers: u32,
 }
 
+/// A replica without a report for this time has stopped.
+pub(super) const REPLICA_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// More are not kept while the thread of the store is slow. What is lost counts at one replica only.
 const MAX_USES: usize = 10_000;
 
@@ -32,18 +36,23 @@ const MAX_USES: usize = 10_000;
 pub(super) struct RateUses {
     own: Mutex<Vec<RateUse>>,
     others: Mutex<Vec<RateUse>>,
-    /// The number of replicas that were there when the store was last available.
+    /// The number of replicas that were there when the store last accepted reports.
     replicas: AtomicU32,
+    /// Since when the store has accepted all reports; `None` if not the last one.
+    written_since: Mutex<Option<Instant>>,
 }
 
 impl RateUses {
     /// Takes over what this replica has admitted, and returns what is known of the others.
-    pub fn exchange(&self, own: Vec<RateUse>, is_up: bool) -> OtherUses {
-        let sharers = if is_up {
+    ///
+    /// SECURITY: a store that answers but refuses reports is like one that is down: each replica has its share, and
+    /// not the whole limit.
+    pub fn exchange(&self, own: Vec<RateUse>) -> OtherUses {
+        let sharers = if self.is_written() {
             extend(&self.own, own);
             1
         } else {
-            // They would be too old when the store is available again.
+            // They would be too old when the store accepts reports again.
             self.own.lock().clear();
             self.replicas.load(Ordering::Relaxed).max(1)
         };
@@ -58,8 +67,23 @@ impl RateUses {
         extend(&self.others, uses);
     }
 
-    pub fn set_replicas(&self, count: usize) {
-        self.replicas.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+    /// Whether the store has accepted the last report.
+    pub fn is_written(&self) -> bool {
+        self.written_since.lock().is_some()
+    }
+
+    /// The store has accepted a report, or it has not, or is unavailable.
+    pub fn set_written(&self, is_written: bool, now: Instant) {
+        let mut since = self.written_since.lock();
+        *since = is_written.then(|| since.unwrap_or(now));
+    }
+
+    /// Sets the number of replicas. It does not fall before all that are there had the time to report.
+    pub fn set_replicas(&self, count: usize, now: Instant) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let has_all = self.written_since.lock().is_some_and(|since| now.duration_since(since) >= REPLICA_TIMEOUT);
+        let least = if has_all { 0 } else { self.replicas.load(Ordering::Relaxed) };
+        self.replicas.store(count.max(least), Ordering::Relaxed);
     }
 }
 
@@ -139,16 +163,39 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_has_its_share_while_the_store_is_unavailable() {
+    fn a_replica_has_its_share_while_the_store_accepts_no_reports() {
         let one = RateUse { rule: 1, caller: 2, requests: 3 };
-        let uses = RateUses::default();
-        assert_eq!(uses.exchange(vec![one], false), OtherUses { uses: vec![], sharers: 1 }, "no replica is known");
-        uses.set_replicas(3);
+        let (uses, now) = (RateUses::default(), Instant::now());
+        assert_eq!(uses.exchange(vec![one]), OtherUses { uses: vec![], sharers: 1 }, "no replica is known");
+        uses.set_replicas(3, now);
         uses.add_others(vec![one]);
-        assert_eq!(uses.exchange(vec![one], true), OtherUses { uses: vec![one], sharers: 1 });
-        assert_eq!(uses.exchange(vec![one], false), OtherUses { uses: vec![], sharers: 3 });
+        uses.set_written(true, now);
+        assert_eq!(uses.exchange(vec![one]), OtherUses { uses: vec![one], sharers: 1 });
+        uses.set_written(false, now);
+        assert_eq!(uses.exchange(vec![one]), OtherUses { uses: vec![], sharers: 3 });
         assert!(uses.take_own().is_empty());
         uses.add_others(vec![one; MAX_USES + 1]);
-        assert_eq!(uses.exchange(vec![], true).uses.len(), MAX_USES);
+        uses.set_written(true, now);
+        assert_eq!(uses.exchange(vec![]).uses.len(), MAX_USES);
+    }
+
+    #[test]
+    fn the_number_of_replicas_falls_only_while_all_can_report() {
+        let (uses, start) = (RateUses::default(), Instant::now());
+        let (moment, hour) = (Duration::from_millis(1), Duration::from_secs(3600));
+        let replicas = |count, now| {
+            uses.set_replicas(count, now);
+            uses.replicas.load(Ordering::Relaxed)
+        };
+        assert_eq!([3, 1, 4].map(|count| replicas(count, start + hour)), [3, 3, 4], "no report was accepted yet");
+        for begin in [start + hour, start + 2 * hour] {
+            uses.set_written(true, begin);
+            uses.set_written(true, begin + REPLICA_TIMEOUT - moment);
+            assert_eq!(replicas(2, begin + REPLICA_TIMEOUT - moment), 4, "others may be about to report");
+            assert_eq!(replicas(2, begin + REPLICA_TIMEOUT), 2, "they have stopped");
+            uses.set_written(false, begin + REPLICA_TIMEOUT);
+            assert_eq!(replicas(1, begin + hour), 2, "a report was refused");
+            assert_eq!(replicas(4, begin + hour), 4);
+        }
     }
 }

@@ -217,8 +217,8 @@ fn a_lying_redis_leaves_each_replica_at_its_limit_or_below() {
     let upstream = Upstream::start();
     let options = [("LIMITS_RULES", "[{name: all, requests_per_second: 0.01, burst: 6}]")];
     let [here, there]: [Gateway; 2] = fixture.gateways(&upstream, &options);
-    let [withheld, stale, repeated, other] =
-        ["withheld", "stale", "repeated", "other"].map(|user| here.token_of(user, "secret"));
+    let [first, withheld, later, after, stale, repeated, other] =
+        ["first", "withheld", "later", "after", "stale", "repeated", "other"].map(|user| here.token_of(user, "secret"));
     let admitted =
         |gateway: &Gateway, token: &str| (0..10).take_while(|_| send(gateway, QUERY, token).status == 200).count();
     let reports = || redis.command::<Vec<Vec<u8>>>(&["ZRANGE", REPORTS, "0", "-1"]);
@@ -242,12 +242,18 @@ fn a_lying_redis_leaves_each_replica_at_its_limit_or_below() {
         reports()
     };
 
-    // A full server accepts no reports.
+    // A full server accepts no reports. That is known after the first one.
     fixture.command_all(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
     fixture.command_all(&["CONFIG", "SET", "maxmemory", "1"]);
-    assert_eq!([&here, &there].map(|gateway| admitted(gateway, &withheld)), [6, 6]);
+    assert!([&here, &there].iter().all(|gateway| send(gateway, QUERY, &first).status == 200));
     poll();
+    assert_eq!([&here, &there].map(|gateway| admitted(gateway, &withheld)), [3, 3], "each replica has its share");
+    thread::sleep(Duration::from_secs(17));
+    assert_eq!([&here, &there].map(|gateway| admitted(gateway, &later)), [3, 3], "without reports none has stopped");
+    assert!([&here, &there].iter().all(|gateway| gateway.metric("timbr_gateway_store_up") == 1.0));
     fixture.command_all(&["CONFIG", "SET", "maxmemory", "0"]);
+    poll();
+    assert_eq!(admitted(&here, &after), 6, "rates are shared by reports again");
 
     let old = report_two(&stale);
     thread::sleep(Duration::from_secs(2));

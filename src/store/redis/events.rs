@@ -15,7 +15,7 @@ use redis::{Cmd, Value};
 use tracing::warn;
 
 use crate::store::keys::{KeyNumber, PRIMARY_KEY};
-use crate::store::rate_uses::{self, UseDecoder};
+use crate::store::rate_uses::{self, REPLICA_TIMEOUT, UseDecoder};
 use crate::store::redis::connection::RedisConnection;
 use crate::store::redis::{RedisSession, StoreError, StoreResult, parse, redis_command};
 use crate::store::revocation::Revocation;
@@ -58,9 +58,6 @@ const MAX_USE_AGE: Duration = Duration::from_secs(2);
 
 /// A replica with nothing to report does so nevertheless, so that the others know that it is there.
 const PRESENCE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// A replica without a report for this time has stopped.
-const REPLICA_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Further replicas are not counted. Redis could replay the reports of all that have ever existed.
 const MAX_REPLICAS: usize = 1000;
@@ -325,7 +322,7 @@ impl RedisSession {
                 rate_uses.add_others(decoder.uses);
             }
         }
-        rate_uses.set_replicas(self.pending_events.borrow_mut().count_replicas(None, now));
+        rate_uses.set_replicas(self.pending_events.borrow_mut().count_replicas(None, now), Instant::now());
     }
 
     fn open_event(&self, feed: usize, sealed: &[u8]) -> Option<zeroize::Zeroizing<Vec<u8>>> {
@@ -361,10 +358,13 @@ impl RedisSession {
                 return Err(error.into());
             }
         }
-        let uses = self.availability.rate_uses.take_own();
+        let rate_uses = &self.availability.rate_uses;
+        let uses = rate_uses.take_own();
         let (failures, replica_id) = {
             let mut events = self.pending_events.borrow_mut();
-            let is_due = events.reported_at.is_none_or(|at| at.elapsed() >= PRESENCE_INTERVAL);
+            // Until a report is accepted, each poll tries one.
+            let is_due =
+                !rate_uses.is_written() || events.reported_at.is_none_or(|at| at.elapsed() >= PRESENCE_INTERVAL);
             if events.failures.is_empty() && uses.is_empty() && !is_due {
                 return Ok(());
             }

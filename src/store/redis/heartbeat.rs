@@ -4,7 +4,7 @@
 //! Each poll reads the server's time, its role, whether it still has its data, and the new events. Polling cannot miss a
 //! revocation, as a message that is published once could.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
 use redis::aio::ConnectionLike;
@@ -166,7 +166,9 @@ impl RedisSession {
             self.write_missing_marks(connection).await?;
             self.publish_pending(connection).await
         };
-        match self.with_timeout(write).await {
+        let written = self.with_timeout(write).await;
+        self.availability.rate_uses.set_written(written.is_ok(), Instant::now());
+        match written {
             Err(StoreError::Redis(error)) if !is_connection_error(&error) => {
                 self.warn_of_failure(&StoreError::Redis(error));
                 Ok(())
