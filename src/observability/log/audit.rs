@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::base::clock;
-use crate::observability::log::line_writer::{AUDIT_BATCH_INTERVAL, LineWriter};
+use crate::observability::log::line_writer::LineWriter;
 use crate::observability::log::{FORMAT, LogFormat, LogRecord, WRITER, label};
 
 /// How long a login waits for its line to be written.
@@ -45,8 +45,7 @@ pub struct AuditLineLost;
 
 /// Adds the outputs, each with a thread of its own. `is_required`: [`write_audit_required`] waits for them.
 pub fn start(outputs: Vec<Box<dyn Write + Send>>, is_required: bool) -> io::Result<AuditGuard> {
-    let spawn = |output| LineWriter::spawn(output, AUDIT_BATCH_INTERVAL);
-    let writers = outputs.into_iter().map(spawn).collect::<Result<_, _>>()?;
+    let writers = outputs.into_iter().map(LineWriter::spawn).collect::<Result<_, _>>()?;
     let _ = OUTPUTS.set(Outputs { writers, is_required });
     Ok(AuditGuard(()))
 }

@@ -19,18 +19,9 @@ const MAX_BUFFERED_BYTES: usize = 4 * 1024 * 1024;
 /// Capacity that the buffer keeps between batches: growing it again for each batch would cost as much as filling it.
 const RETAINED_CAPACITY: usize = 1024 * 1024;
 
-/// Delay before a batch of the access log is written, so that it contains more lines. One system call per line would cost
-/// more than everything else about the line, and at low rates waking the thread costs more than its lines.
-pub const ACCESS_BATCH_INTERVAL: Duration = Duration::from_millis(50);
-
-/// The same for audit lines, which are few, and for which requests may wait.
-pub const AUDIT_BATCH_INTERVAL: Duration = Duration::from_millis(10);
-
-/// Delay before a write to an output that would block is repeated.
-const RETRY_INTERVAL: Duration = Duration::from_millis(10);
-
-/// A batch of this size is written without a delay.
-const MAX_BATCH_BYTES: usize = 256 * 1024;
+/// Delay before a batch is written, so that it contains more lines. One system call per line would cost more than
+/// everything else about the line.
+const BATCH_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long [`LineWriter::close`] and [`LineWriter::wait_until_written`] wait for an output that blocks.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -41,7 +32,7 @@ pub struct LineWriter(Arc<WriterState>);
 
 struct WriterState {
     queue: Mutex<LineQueue>,
-    /// Signalled when the buffer is no longer empty, when a batch is due, and on close.
+    /// Signalled when the buffer is no longer empty, and on close.
     work_available: Condvar,
     /// Signalled when everything has been written.
     all_written: Condvar,
@@ -57,20 +48,13 @@ struct LineQueue {
     confirmations: Vec<oneshot::Sender<()>>,
 }
 
-impl LineQueue {
-    /// Returns whether the thread must not wait for more lines.
-    fn is_due(&self) -> bool {
-        self.is_closing || self.buffer.len() >= MAX_BATCH_BYTES
-    }
-}
-
 impl LineWriter {
-    /// Starts the thread that writes to `output`, with a delay before each batch.
-    pub fn spawn(output: impl Write + Send + 'static, batch_interval: Duration) -> io::Result<LineWriter> {
+    /// Starts the thread that writes to `output`.
+    pub fn spawn(output: impl Write + Send + 'static) -> io::Result<LineWriter> {
         let (work_available, all_written) = (Condvar::new(), Condvar::new());
         let writer = LineWriter(Arc::new(WriterState { queue: Mutex::default(), work_available, all_written }));
         let state = Arc::clone(&writer.0);
-        thread::Builder::new().name("log".into()).spawn(move || state.run(output, batch_interval))?;
+        thread::Builder::new().name("log".into()).spawn(move || state.run(output))?;
         Ok(writer)
     }
 
@@ -93,12 +77,11 @@ impl LineWriter {
             queue.dropped += 1;
             return;
         }
-        let (was_empty, was_due) = (queue.buffer.is_empty(), queue.is_due());
+        let was_empty = queue.buffer.is_empty();
         queue.buffer.extend_from_slice(line);
         queue.confirmations.extend(confirmation);
-        let must_wake = was_empty || was_due != queue.is_due();
         drop(queue);
-        if must_wake {
+        if was_empty {
             self.0.work_available.notify_one();
         }
     }
@@ -129,14 +112,19 @@ impl LineWriter {
 }
 
 impl WriterState {
-    fn run(&self, mut output: impl Write, batch_interval: Duration) {
+    fn run(&self, mut output: impl Write) {
         let mut batch = Vec::new();
         let mut is_inside_line = false;
         loop {
             let is_idle = |queue: &mut LineQueue| queue.buffer.is_empty() && !queue.is_closing;
             let mut queue = self.queue.lock();
             self.work_available.wait_while(&mut queue, is_idle);
-            self.work_available.wait_while_for(&mut queue, |queue| !queue.is_due(), batch_interval);
+            let is_closing = queue.is_closing;
+            drop(queue);
+            if !is_closing {
+                thread::sleep(BATCH_INTERVAL);
+            }
+            let mut queue = self.queue.lock();
             std::mem::swap(&mut queue.buffer, &mut batch);
             queue.is_writing = true;
             let confirmations = std::mem::take(&mut queue.confirmations);
@@ -183,7 +171,7 @@ fn write_while_accepted(output: &mut impl Write, bytes: &[u8]) -> usize {
             Ok(count @ 1..) => rest = &rest[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // A process that shares the file description made it non-blocking.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY_INTERVAL),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(BATCH_INTERVAL),
             Ok(_) | Err(_) => break,
         }
     }
@@ -235,7 +223,7 @@ mod tests {
     #[test]
     fn lines_are_written_in_order_and_in_batches_without_blocking_the_sender() {
         let ((go, gate), (out, written)) = (channel(), channel());
-        let lines = LineWriter::spawn(BlockingOutput(gate, out), AUDIT_BATCH_INTERVAL).expect("a thread");
+        let lines = LineWriter::spawn(BlockingOutput(gate, out)).expect("a thread");
         lines.push(b"first\n");
         assert_eq!(written.recv().expect("written"), b"first\n");
         // The output blocks now, so these wait.
@@ -252,25 +240,6 @@ mod tests {
         drop(go);
         lines.close();
         assert_eq!(written.recv().expect("written"), b"fits again\n");
-    }
-
-    #[test]
-    fn a_large_batch_does_not_wait_for_more() {
-        let ((go, gate), (out, written)) = (channel(), channel());
-        let lines = LineWriter::spawn(BlockingOutput(gate, out), ACCESS_BATCH_INTERVAL).expect("a thread");
-        let elapsed = |push: &dyn Fn()| {
-            let begun = std::time::Instant::now();
-            push();
-            let batch = written.recv().expect("written");
-            go.send(()).expect("it waits");
-            lines.wait_until_written();
-            (begun.elapsed(), batch.len())
-        };
-        let large = [&[b'x'; MAX_BATCH_BYTES][..], b"\n"].concat();
-        let shortest = (0..20).map(|_| elapsed(&|| lines.push(&large)).0).min().expect("20 runs");
-        assert!(shortest < ACCESS_BATCH_INTERVAL, "{shortest:?}");
-        let (delay, size) = elapsed(&|| (0..10).for_each(|_| lines.push(b"one\n")));
-        assert!(delay >= ACCESS_BATCH_INTERVAL && size == 40, "{delay:?}, {size} bytes");
     }
 
     #[test]
@@ -306,7 +275,7 @@ mod tests {
     #[test]
     fn close_does_not_wait_forever_for_a_blocked_output() {
         let ((_go, gate), (out, _written)) = (channel(), channel());
-        let lines = LineWriter::spawn(BlockingOutput(gate, out), AUDIT_BATCH_INTERVAL).expect("a thread");
+        let lines = LineWriter::spawn(BlockingOutput(gate, out)).expect("a thread");
         lines.push(b"lost\n");
         lines.close();
     }

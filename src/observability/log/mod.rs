@@ -28,7 +28,7 @@ pub use audit::{
     AuditGuard, AuditLineLost, lost_lines as lost_audit_lines, start as start_audit, write_audit, write_audit_required,
 };
 pub use audit_file::RotatingFile;
-use line_writer::{ACCESS_BATCH_INTERVAL, LineWriter};
+use line_writer::LineWriter;
 pub(crate) use record::label;
 pub use record::{Label, LogRecord};
 
@@ -119,7 +119,7 @@ pub fn report_dropped_lines() {
 /// credentials.
 pub fn init(options: LogOptions) -> anyhow::Result<LogGuard> {
     enlarge_pipe(std::io::stderr().as_fd());
-    let writer = LineWriter::spawn(std::io::stderr(), ACCESS_BATCH_INTERVAL)?;
+    let writer = LineWriter::spawn(std::io::stderr())?;
     let (filter, handle) = reload::Layer::new(filter(options.level));
     let layer = tracing_subscriber::fmt::layer().with_writer(writer.clone());
     let layer = match options.format {
