@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes};
 use crate::downstream::activity::InFlightRequest;
 use crate::downstream::frame_meter::FrameState;
 
-/// Maximum bytes of all responses of a connection that the library holds.
+/// Bytes of all responses of a connection in the library, at which no more of them is read from the backends.
 const MAX_QUEUED: usize = 512 * 1024;
 
 /// Bytes from which a frame is worth two `WINDOW_UPDATE` frames of the client even if its window cut it short.
@@ -68,7 +68,11 @@ impl SendQueue {
         if self.queued.get() < MAX_QUEUED {
             return Poll::Ready(());
         }
-        self.waiting.borrow_mut().push(cx.waker().clone());
+        let mut waiting = self.waiting.borrow_mut();
+        // A stream may be polled often while it waits.
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
         Poll::Pending
     }
 
