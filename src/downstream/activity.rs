@@ -3,13 +3,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::base::clock;
 use crate::config::Timeouts;
 use crate::downstream::closing::Closing;
-use crate::downstream::response_slot::{ReadDebt, ResponseProgress, ResponseSlot, abort_blocked};
+use crate::downstream::in_flight_request::InFlightRequest;
+use crate::downstream::response_slot::{ReadDebt, ResponseSlot, abort_blocked};
 use crate::observability::metrics::CloseCause;
 
 /// The way in which a connection is to be closed.
@@ -26,7 +27,7 @@ pub struct Activity {
     opened_at: Instant,
     in_flight: Cell<u32>,
     /// The responses of the requests in flight, by index. HTTP/1.1 has one at a time.
-    responses: RefCell<Vec<ResponseSlot>>,
+    pub(super) responses: RefCell<Vec<ResponseSlot>>,
     request_count: Cell<u64>,
     idle_since: Cell<Instant>,
     is_quiescent: Cell<bool>,
@@ -36,9 +37,9 @@ pub struct Activity {
     /// The handshake is complete.
     is_established: Cell<bool>,
     is_multiplexed: Cell<bool>,
-    write_blocked_since: Cell<Option<Instant>>,
+    pub(super) write_blocked_since: Cell<Option<Instant>>,
     /// Of the socket, for the requests in flight.
-    reading: Cell<ReadDebt>,
+    pub(super) reading: Cell<ReadDebt>,
     must_linger: Cell<bool>,
     closing: Closing,
     close_request: Cell<Option<CloseMode>>,
@@ -188,16 +189,16 @@ impl Activity {
         if self.closing.draining_since().is_some() || self.closing.close_idle_at().is_some() {
             self.close_gracefully();
         }
-        let mut slots = self.responses.borrow_mut();
-        let index = slots.iter().position(|slot| slot.progress == ResponseProgress::Unused).unwrap_or(slots.len());
-        let slot = ResponseSlot { progress: ResponseProgress::WaitingForBackend, ..ResponseSlot::default() };
-        if index == slots.len() {
-            slots.push(slot);
-        } else {
-            slots[index] = slot;
+        InFlightRequest::new(Rc::clone(self))
+    }
+
+    /// Records the end of a request.
+    pub(super) fn end_request(&self) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        if self.in_flight.get() == 0 {
+            // The clock was read a moment ago, for the access log.
+            self.idle_since.set(clock::recent());
         }
-        drop(slots);
-        InFlightRequest { activity: Rc::clone(self), index }
     }
 
     /// Wakes this task when the connection is to be closed.
@@ -362,89 +363,6 @@ impl Activity {
     }
 }
 
-/// A request in flight.
-pub struct InFlightRequest {
-    activity: Rc<Activity>,
-    index: usize,
-}
-
-impl InFlightRequest {
-    /// Records that the client can receive more of the response.
-    pub fn record_waiting_for_backend(&self) {
-        self.record_read(0);
-        self.set_progress(ResponseProgress::WaitingForBackend);
-    }
-
-    /// Records that the client has to make room for the response. In HTTP/2, a client can stop reading one stream while
-    /// its socket still accepts data.
-    pub fn record_waiting_for_client(&self) {
-        if self.progress() == ResponseProgress::WaitingForBackend {
-            self.set_progress(ResponseProgress::WaitingForClient(Instant::now()));
-        }
-    }
-
-    /// Records that a part of the response has left.
-    pub fn record_progress(&self, bytes: usize) {
-        self.record_read(bytes);
-        self.restart_pause();
-    }
-
-    /// Records that the client sends data of its request while it does not read the response.
-    pub fn record_upload_progress(&self) {
-        self.restart_pause();
-    }
-
-    fn record_read(&self, bytes: usize) {
-        let slot = &mut self.activity.responses.borrow_mut()[self.index];
-        slot.reading.bytes += bytes as u64;
-        if let ResponseProgress::WaitingForClient(since) = slot.progress {
-            slot.reading.add_pause(since);
-        }
-    }
-
-    fn restart_pause(&self) {
-        if let ResponseProgress::WaitingForClient(_) = self.progress() {
-            self.set_progress(ResponseProgress::WaitingForClient(Instant::now()));
-        }
-    }
-
-    /// Ready when the client did not make room in time.
-    pub fn poll_timed_out(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut slots = self.activity.responses.borrow_mut();
-        let slot = &mut slots[self.index];
-        if slot.progress == ResponseProgress::TimedOut {
-            return Poll::Ready(());
-        }
-        if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            slot.waker = Some(cx.waker().clone());
-        }
-        Poll::Pending
-    }
-
-    fn progress(&self) -> ResponseProgress {
-        self.activity.responses.borrow()[self.index].progress
-    }
-
-    fn set_progress(&self, progress: ResponseProgress) {
-        let slot = &mut self.activity.responses.borrow_mut()[self.index];
-        if slot.progress != ResponseProgress::TimedOut {
-            slot.progress = progress;
-        }
-    }
-}
-
-impl Drop for InFlightRequest {
-    fn drop(&mut self) {
-        self.activity.responses.borrow_mut()[self.index] = ResponseSlot::default();
-        let remaining = self.activity.in_flight.get() - 1;
-        self.activity.in_flight.set(remaining);
-        if remaining == 0 {
-            // The clock was read a moment ago, for the access log.
-            self.activity.idle_since.set(clock::recent());
-        }
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -462,7 +380,7 @@ pub(super) mod tests {
         }
     }
 
-    fn after(activity: &Activity, seconds: u32) -> Option<CloseMode> {
+    pub fn after(activity: &Activity, seconds: u32) -> Option<CloseMode> {
         activity.check_timeouts(Instant::now() + seconds * SECOND, &timeouts()).map(|(mode, _)| mode)
     }
 
@@ -477,33 +395,6 @@ pub(super) mod tests {
     }
 
     /// The client reads one byte every two seconds, which is less than the write timeout.
-    #[test]
-    fn single_bytes_do_not_keep_a_response_alive() {
-        const RATE: u64 = 100;
-        let ago = |seconds: u32| Some(Instant::now() - seconds * SECOND);
-        let activity = &Rc::new(Activity::unregistered());
-        let request = activity.begin_request();
-        let slot = || activity.responses.borrow_mut();
-        for (bytes, expected) in [(1, Some(CloseMode::Abort)), (250, None)] {
-            activity.reading.set(ReadDebt::default());
-            slot()[0].reading = ReadDebt::default();
-            for _ in 0..2 {
-                activity.write_blocked_since.set(ago(2));
-                activity.set_write_blocked(false);
-                activity.record_written(bytes);
-                slot()[0].progress = ResponseProgress::WaitingForClient(Instant::now() - 2 * SECOND);
-                request.record_progress(bytes);
-                activity.update_read_debts(RATE);
-            }
-            activity.set_write_blocked(true);
-            assert_eq!(after(activity, 0), expected, "{bytes} bytes");
-            assert_eq!(after(activity, 3), Some(CloseMode::Abort), "after the write timeout");
-            activity.abort_blocked_responses(Instant::now(), timeouts().write);
-            assert_eq!(request.progress() == ResponseProgress::TimedOut, expected.is_some(), "{bytes} bytes");
-            slot()[0].progress = ResponseProgress::WaitingForBackend;
-        }
-    }
-
     #[test]
     fn the_first_request_has_the_time_of_a_head() {
         let activity = &Rc::new(Activity::unregistered());
@@ -596,29 +487,5 @@ pub(super) mod tests {
         assert_eq!(activity.check_timeouts(Instant::now() + 8 * SECOND, &timeouts), None);
         let result = activity.check_timeouts(Instant::now() + 9 * SECOND, &timeouts);
         assert_eq!(result, Some((CloseMode::Abort, Some(CloseCause::WriteTimeout))));
-    }
-
-    #[test]
-    fn a_blocked_response_times_out_alone() {
-        let activity = &Rc::new(Activity::unregistered());
-        let is_timed_out = |request: &InFlightRequest, seconds| {
-            activity.abort_blocked_responses(Instant::now() + seconds * SECOND, timeouts().write);
-            request.poll_timed_out(&Context::from_waker(Waker::noop())).is_ready()
-        };
-        let (first, second) = (activity.begin_request(), activity.begin_request());
-        first.record_waiting_for_client();
-        assert!(!is_timed_out(&first, 2));
-        first.record_waiting_for_backend();
-        assert!(!is_timed_out(&first, 3600), "a different timeout limits the pauses of the backend");
-        first.record_waiting_for_client();
-        second.record_waiting_for_client();
-        assert!(is_timed_out(&first, 3));
-        assert!(!is_timed_out(&second, 2), "it may have waited for the first one only");
-        assert!(is_timed_out(&second, 3));
-        first.record_waiting_for_backend();
-        assert!(is_timed_out(&first, 0), "it stays aborted");
-        assert_eq!(after(activity, 3600), None, "the connection stays open");
-        drop(first);
-        assert_eq!(activity.begin_request().index, 0, "its index is reused");
     }
 }

@@ -9,6 +9,7 @@ mod handshake_failure;
 mod head_block;
 mod http1;
 mod http2;
+mod in_flight_request;
 pub mod listener;
 mod proxy_protocol;
 pub mod reaper;

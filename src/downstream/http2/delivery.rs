@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 
-use crate::downstream::activity::InFlightRequest;
 use crate::downstream::frame_meter::FrameState;
+use crate::downstream::in_flight_request::InFlightRequest;
 
 /// Bytes of all responses of a connection in the library, at which no more of them is read from the backends.
 const MAX_QUEUED: usize = 512 * 1024;
