@@ -18,7 +18,6 @@ use crate::observability::metrics::Metrics;
 /// A fixed number of slots, in total, for each endpoint, or both, and the requests that wait for one.
 #[derive(Debug)]
 pub struct FairQueue {
-    limits: QueueOptions,
     metrics: Arc<Metrics>,
     state: Mutex<QueueState>,
 }
@@ -53,8 +52,9 @@ pub enum QueueError {
     Timeout,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct QueueState {
+    limits: QueueOptions,
     slots_in_use: usize,
     /// The sum over all callers.
     waiting: usize,
@@ -79,7 +79,22 @@ struct Waiter {
 impl FairQueue {
     /// All slots are free.
     pub fn new(limits: QueueOptions, metrics: Arc<Metrics>) -> Arc<FairQueue> {
-        Arc::new(FairQueue { limits, metrics, state: Mutex::default() })
+        let state = QueueState {
+            limits,
+            slots_in_use: 0,
+            waiting: 0,
+            by_caller: HashMap::default(),
+            round_robin: VecDeque::new(),
+            next_id: 0,
+            reported: 0,
+        };
+        Arc::new(FairQueue { metrics, state: Mutex::new(state) })
+    }
+
+    /// Changes the limits. Slots in use stay counted, and requests that wait keep their places and their timeout.
+    pub fn set_limits(self: &Arc<FairQueue>, limits: QueueOptions) {
+        self.state.lock().limits = limits;
+        self.serve_waiting();
     }
 
     /// A free slot, or `None`. While requests wait there is none, so this never overtakes one.
@@ -89,10 +104,11 @@ impl FairQueue {
     }
 
     fn try_slot_locked(self: &Arc<FairQueue>, state: &mut QueueState, request: SlotRequest<'_>) -> Option<Slot> {
-        if !self.has_free_slot(state) {
+        if !state.has_free_slot() {
             return None;
         }
-        let endpoint = self.limits.requests_per_endpoint.map(|limit| request.endpoints.choose(request.affinity, limit));
+        let endpoint =
+            state.limits.requests_per_endpoint.map(|limit| request.endpoints.choose(request.affinity, limit));
         let endpoint = match endpoint {
             Some(EndpointChoice::AllFull) => return None,
             Some(EndpointChoice::Endpoint(permit)) => Some(permit),
@@ -102,17 +118,14 @@ impl FairQueue {
         Some(Slot { queue: Some(Arc::clone(self)), endpoint })
     }
 
-    fn has_free_slot(&self, state: &QueueState) -> bool {
-        self.limits.requests.is_none_or(|limit| state.slots_in_use < limit)
-    }
-
     /// Waits for a slot, at most for the queue timeout.
     pub async fn wait_for_slot(self: &Arc<FairQueue>, request: SlotRequest<'_>) -> Result<Slot, QueueError> {
         let (entry, slot) = match self.enqueue(request)? {
             Enqueued::Served(slot) => return Ok(slot),
             Enqueued::Queued(entry, slot) => (entry, slot),
         };
-        let result = match timeout(self.limits.timeout, slot).await {
+        let limit = self.state.lock().limits.timeout;
+        let result = match timeout(limit, slot).await {
             Ok(slot) => slot.map_err(|_| QueueError::Full),
             Err(_) => Err(QueueError::Timeout),
         };
@@ -128,7 +141,7 @@ impl FairQueue {
         if let Some(slot) = self.try_slot_locked(&mut state, request) {
             return Ok(Enqueued::Served(slot));
         }
-        if state.waiting >= self.limits.queue {
+        if state.waiting >= state.limits.queue {
             state.evict_for(request.caller)?;
         }
         let (slot_sender, slot) = oneshot::channel();
@@ -137,8 +150,8 @@ impl FairQueue {
         Ok(Enqueued::Queued(QueueEntry { queue: self, caller: request.caller, id }, slot))
     }
 
-    /// Hands free slots to waiting requests. Needed when an endpoint has recovered or is new, or when slots of an earlier
-    /// configuration were released; the end of a request does it for its own slot.
+    /// Hands free slots to waiting requests. Needed when an endpoint has recovered or is new; the end of a request does it
+    /// for its own slot.
     pub fn serve_waiting(self: &Arc<FairQueue>) {
         while self.serve_next(self.state.lock()) {}
     }
@@ -153,10 +166,10 @@ impl FairQueue {
     /// Hands a free slot to the next request that can use it. Returns whether there is one.
     fn serve_next<'a>(self: &'a Arc<FairQueue>, mut state: MutexGuard<'a, QueueState>) -> bool {
         loop {
-            if !self.has_free_slot(&state) {
+            if !state.has_free_slot() {
                 return false;
             }
-            let Some((slot_sender, endpoint)) = state.pop(self.limits.requests_per_endpoint) else { return false };
+            let Some((slot_sender, endpoint)) = state.pop() else { return false };
             state.slots_in_use += 1;
             self.update_metric(&mut state);
             drop(state);
@@ -187,7 +200,7 @@ impl Slot {
 
     /// The limit for each endpoint, if there is one.
     pub fn endpoint_limit(&self) -> Option<usize> {
-        self.queue.as_ref()?.limits.requests_per_endpoint
+        self.queue.as_ref()?.state.lock().limits.requests_per_endpoint
     }
 
     /// Counts the slot for a different endpoint. Returns false if that is full.
@@ -231,6 +244,10 @@ impl Drop for QueueEntry<'_> {
 }
 
 impl QueueState {
+    fn has_free_slot(&self) -> bool {
+        self.limits.requests.is_none_or(|limit| self.slots_in_use < limit)
+    }
+
     fn push(&mut self, request: SlotRequest<'_>, slot_sender: oneshot::Sender<Slot>) -> u64 {
         let SlotRequest { caller, affinity, endpoints } = request;
         let id = self.next_id;
@@ -246,8 +263,8 @@ impl QueueState {
 
     /// The oldest request of the next caller, or with a limit for each endpoint, the next request that has an endpoint.
     /// Its caller then moves to the end of the round.
-    fn pop(&mut self, endpoint_limit: Option<usize>) -> Option<(oneshot::Sender<Slot>, Option<EndpointPermit>)> {
-        let (turn, index, endpoint) = match endpoint_limit {
+    fn pop(&mut self) -> Option<(oneshot::Sender<Slot>, Option<EndpointPermit>)> {
+        let (turn, index, endpoint) = match self.limits.requests_per_endpoint {
             Some(limit) => self.find_with_endpoint(limit)?,
             None => (0, 0, None),
         };

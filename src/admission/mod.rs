@@ -104,8 +104,8 @@ impl Admission {
         }
     }
 
-    /// The same counts with new limits. If the limits of a fair queue change, the new queue starts empty: it does
-    /// not count requests that are already at the backends. A rule that has not changed keeps its counts.
+    /// The same counts and queues with new limits. A queue that is new starts empty: it does not count requests that are
+    /// already at the backends. A rule that has not changed keeps its counts.
     pub fn with_limits(
         &self,
         limits: LimitOptions,
@@ -120,9 +120,11 @@ impl Admission {
         admission.abandoned = Arc::clone(&self.abandoned);
         admission.streams = Arc::clone(&self.streams);
         for queue in &mut admission.queues {
-            let is_same = |old: &&UpstreamQueue| old.upstream == queue.upstream && old.limits == queue.limits;
-            if let Some(old) = self.queues.iter().find(is_same) {
-                queue.fair_queue.clone_from(&old.fair_queue);
+            let same = self.queues.iter().find(|old| old.upstream == queue.upstream);
+            let same = same.and_then(|old| old.fair_queue.as_ref());
+            if let (Some(limits), Some(old)) = (queue.limits, same) {
+                old.set_limits(limits);
+                queue.fair_queue = Some(Arc::clone(old));
             }
         }
         admission.share_rules();
@@ -613,7 +615,11 @@ mod tests {
         let new = Arc::new(old.with_limits(LimitOptions::unlimited(), &[], queues));
         let mut permit = new.admit_request().expect("a permit");
         assert_eq!(wait(&mut permit, 2).await, Err(QueueError::Full), "the same queue at a different index");
-        assert_eq!(wait(&mut permit, 0).await, Ok(()), "a queue with new limits starts empty");
+        assert_eq!(wait(&mut permit, 0).await, Ok(()), "one slot more");
+        let mut other = new.admit_request().expect("a permit");
+        assert_eq!(wait(&mut other, 0).await, Err(QueueError::Full), "the slots in use are counted");
+        permits[0].release_slot();
+        assert_eq!(wait(&mut other, 0).await, Ok(()), "a slot of the request before the change is free again");
     }
 
     #[tokio::test]
