@@ -107,7 +107,8 @@ impl Previous {
         match token {
             Token::Symbol(b'(') => Previous::Opening,
             Token::Symbol(b')') => Previous::Closing,
-            Token::Symbol(b']' | b'}' | b'*') => Previous::Ends,
+            // A label of T-SQL ends with a colon, and `?` is a parameter.
+            Token::Symbol(b']' | b'}' | b'*' | b':' | b'?') => Previous::Ends,
             Token::Symbol(_) => Previous::Continues,
             Token::Word(word) if is_one_of(&["AS", "FOR", "SELECT", "BY"], word) => Previous::Continues,
             Token::Word(word) if word.eq_ignore_ascii_case("TRUNCATE") => Previous::Truncate,
@@ -391,6 +392,8 @@ mod tests {
             ("SELECT a FROM t TRUNCATE TABLE t", Write),
             ("SELECT truncate(a, 1), t.update, insert('a', 1, 1, 'b') FROM t ORDER BY delete FOR UPDATE", Read),
             ("SELECT [a b], x['key'], 1e5, 1.5E-3, 0x1F, 7L, 1.0BD AS set FROM straße", Read),
+            ("SELECT a::date, :name FROM t WHERE b = ?", Read),
+            ("SELECT 1 x: DELETE FROM t", Write),
             ("SHOW CREATE TABLE t", Show),
             ("EXPLAIN DELETE FROM t", Show),
             ("EXPLAIN ANALYSE DELETE FROM t", Unknown),
@@ -451,6 +454,10 @@ mod tests {
             "SELECT (1) EXEC ('DROP TABLE t')",
             "INSERT INTO t EXEC p",
             "UPDATE t SET a = 1 DROP TABLE u",
+            "SELECT 1 x: DROP TABLE t",
+            "SELECT 1 x:EXEC p",
+            "SELECT ? DROP TABLE t",
+            "SELECT @x DROP TABLE t",
         ] {
             assert_eq!(class(text), Unknown, "{text}");
         }
