@@ -52,7 +52,7 @@ pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
 pub use limit_rules::LimitRule;
 pub use options::{Drain, LimitOptions, PlatformOptions, Timeouts, TokenOptions};
-pub use routes::{AffinityKey, ContentTypeRule, CorsOptions, RouteProfile};
+pub use routes::{AGENT_LOG_PATHS, AffinityKey, ContentTypeRule, CorsOptions, RouteProfile, THRIFT_PATHS};
 pub use rules::{AuthorizationOptions, ImpersonationOptions};
 pub use sources::{Problem, Settings, Sources};
 pub use store::{RedisNode, RedisOptions, RedisTopology, StoreKey, StoreKeyOptions, StoreKind, StoreOptions};

@@ -9,6 +9,7 @@ use crate::auth::authorization::{Action, Authorization};
 use crate::auth::{Auth, Identity};
 use crate::base::groups::Groups;
 use crate::base::truncate::truncate;
+use crate::config::{AGENT_LOG_PATHS, THRIFT_PATHS};
 use crate::gateway::exchange::Exchange;
 use crate::gateway::ontology::requested_ontology;
 use crate::gateway::rejection::Rejection;
@@ -147,19 +148,31 @@ fn is_plain_text(screened: &Screened) -> bool {
 }
 
 /// How the body of a request carries a statement; `None` if it carries none.
+///
+/// SECURITY: the path decides where a service reads statements from any body, as a route can accept every
+/// `Content-Type`, or none.
 fn statement_format(screened: &Screened) -> Option<StatementFormat> {
     let path = screened.path().trim_end_matches('/');
-    if path == "/timbr/api/mcp" || path.starts_with("/timbr/api/mcp/") {
+    let is_below = |prefixes: &[&str]| {
+        prefixes.iter().filter_map(|prefix| path.strip_prefix(prefix.trim_end_matches('/'))).any(is_end_of_segment)
+    };
+    if is_below(&["/timbr/api/mcp/"]) {
         return Some(StatementFormat::Mcp);
     }
-    let media_type = screened.headers().single(HeaderName::ContentType).and_then(essence)?;
     if path == "/timbr/api/query" {
         return Some(StatementFormat::Json);
     }
     if path.starts_with("/timbr/openapi/ontology/") && path.ends_with("/query") {
         return Some(StatementFormat::Sql);
     }
-    media_type.eq_ignore_ascii_case(b"application/x-thrift").then_some(StatementFormat::Thrift)
+    let media_type = screened.headers().single(HeaderName::ContentType).and_then(essence);
+    let is_thrift = media_type.is_some_and(|media_type| media_type.eq_ignore_ascii_case(b"application/x-thrift"))
+        || (is_below(&THRIFT_PATHS) && !is_below(&AGENT_LOG_PATHS));
+    is_thrift.then_some(StatementFormat::Thrift)
+}
+
+fn is_end_of_segment(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with('/')
 }
 
 #[cfg(test)]

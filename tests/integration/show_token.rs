@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::support::client::Response;
@@ -198,4 +200,32 @@ fn the_request_for_the_key_can_be_denied_or_left_to_the_backend() {
         let mcp = gateway.client().send("POST /timbr/api/mcp", &[JSON, ("x-api-key", &token)], mcp.as_bytes());
         assert_eq!(mcp.status, if policy == "backend" { 200 } else { 403 }, "{policy}");
     }
+}
+
+#[test]
+fn the_request_for_the_key_is_found_without_a_content_type() {
+    let upstream = Upstream::start();
+    let routes = "routes:\n  - {name: openapi, content_types: any}\n  - {name: api, content_types: any}\n  \
+                  - {name: hive, content_types: any}\n";
+    let gateway = Gateway::start_with_file(upstream.address(), routes, &[("TOKENS_SHOW_TOKEN", "deny")]);
+    let token = gateway.token();
+    let own = ("x-api-key", token.as_str());
+    let basic = format!("Basic {}", STANDARD.encode(format!("token:{token}")));
+    let basic = ("Authorization", basic.as_str());
+    let json = r#"{"ontology_name": "system_db", "query": "SHOW TOKEN"}"#;
+    for (line, credential, body) in [
+        (SYSTEM_QUERY, own, "SHOW TOKEN"),
+        ("POST /timbr/api/query", own, json),
+        ("POST /timbr-server/", basic, "a body that is not Thrift"),
+        ("POST /cliservice", basic, "a body that is not Thrift"),
+    ] {
+        for headers in [&[][..], &[("Content-Type", "text/plain")], &[("Content-Type", "nonsense")]] {
+            let headers = [headers, &[credential]].concat();
+            let response = gateway.client().send(line, &headers, body.as_bytes());
+            assert_eq!(response.reason(), "show_token_denied", "{line} {headers:?}");
+        }
+    }
+    assert_eq!(upstream.log().len(), 0);
+    let log = gateway.client().send("POST /timbr-server/log_agent/x", &[JSON, basic], b"{}");
+    assert_eq!(log.status, 200, "it carries no statement");
 }

@@ -8,6 +8,12 @@ use crate::http::media_type::MediaType;
 
 const JSON: &[&str] = &["application/json"];
 
+/// Paths of the services that take Thrift over HTTP: JDBC, ODBC, pytimbr-sqla, PyHive.
+pub const THRIFT_PATHS: [&str; 3] = ["/timbr-server/", "/hive2/", "/cliservice/"];
+
+/// The logs of langchain-timbr, which are JSON below a path of Thrift.
+pub const AGENT_LOG_PATHS: [&str; 2] = ["/timbr-server/log_agent/", "/timbr-server/log_benchmark/"];
+
 /// The profiles that are enabled without an entry in `routes`.
 pub fn defaults(max_body: u64) -> Vec<RouteProfile> {
     ["api", "openapi", "mcp", "agent-log"].iter().filter_map(|name| built_in(name, max_body)).collect()
@@ -34,17 +40,11 @@ pub fn built_in(name: &str, max_body: u64) -> Option<RouteProfile> {
             has_event_streams: true,
             ..profile(&["/timbr/api/mcp/"], JSON)
         },
-        // The logs of langchain-timbr.
-        "agent-log" => RouteProfile {
-            methods: vec![Method::POST],
-            accepts: basic,
-            ..profile(&["/timbr-server/log_agent/", "/timbr-server/log_benchmark/"], JSON)
-        },
-        // Thrift over HTTP: JDBC, ODBC, pytimbr-sqla, PyHive.
+        "agent-log" => RouteProfile { methods: vec![Method::POST], accepts: basic, ..profile(&AGENT_LOG_PATHS, JSON) },
         "hive" => RouteProfile {
             methods: vec![Method::POST],
             accepts: basic,
-            ..profile(&["/timbr-server/", "/hive2/", "/cliservice/"], &["application/x-thrift"])
+            ..profile(&THRIFT_PATHS, &["application/x-thrift"])
         },
         // XML for Analysis: Excel.
         "mdx" => RouteProfile {

@@ -16,7 +16,7 @@ use crate::config::list_entry::{EmptyKeys, ListEntry};
 use crate::config::sources::Problem;
 use crate::http::media_type::MediaType;
 
-pub use builtin::{BUILT_IN, defaults};
+pub use builtin::{AGENT_LOG_PATHS, BUILT_IN, THRIFT_PATHS, defaults};
 pub use cors::CorsOptions;
 pub use open::requires_credential;
 
