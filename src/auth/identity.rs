@@ -36,7 +36,8 @@ pub struct Identity {
     upstream_key: Option<HeaderValue>,
     source: IdentitySource,
     impersonated_user: Option<UserName>,
-    fingerprint: Fingerprint,
+    /// Of the credential, or of the network of a caller without one.
+    id: TokenId,
     jwt_issuer: Option<usize>,
     /// Boxed, as few identities have one.
     login_token: Option<Box<(HeaderValue, LoginAge)>>,
@@ -53,11 +54,7 @@ pub enum LoginAge {
 
 impl Identity {
     /// The identity of a key. `user` is `None` if only the backend knows it.
-    pub(super) fn from_key(
-        user: Option<UserName>,
-        upstream_key: Option<HeaderValue>,
-        fingerprint: Fingerprint,
-    ) -> Identity {
+    pub(super) fn from_key(user: Option<UserName>, upstream_key: Option<HeaderValue>, id: TokenId) -> Identity {
         let source = IdentitySource::Key;
         Identity {
             user,
@@ -65,52 +62,43 @@ impl Identity {
             upstream_key,
             source,
             impersonated_user: None,
-            fingerprint,
+            id,
             jwt_issuer: None,
             login_token: None,
         }
     }
 
     /// The identity of a foreign key. `user` is who the backend says it belongs to.
-    pub(super) fn from_foreign_key(user: Option<UserName>, fingerprint: Fingerprint) -> Identity {
-        Identity { source: IdentitySource::ForeignKey, ..Identity::from_key(user, None, fingerprint) }
+    pub(super) fn from_foreign_key(user: Option<UserName>, id: TokenId) -> Identity {
+        Identity { source: IdentitySource::ForeignKey, ..Identity::from_key(user, None, id) }
     }
 
     /// The identity of a token of this gateway. `upstream_key` is sent to the backend in its place.
     pub(super) fn from_token(id: TokenId, record: &TokenRecord, upstream_key: Option<HeaderValue>) -> Identity {
         let (source, groups) = (IdentitySource::Token(id), record.groups.clone());
-        Identity { source, groups, ..Identity::from_key(Some(record.user.clone()), upstream_key, id.fingerprint()) }
+        Identity { source, groups, ..Identity::from_key(Some(record.user.clone()), upstream_key, id) }
     }
 
     /// The identity of a JWT, and the user's key that it was exchanged for.
-    pub(super) fn from_jwt(
-        caller: JwtCaller,
-        fingerprint: Fingerprint,
-        exchanged: Option<(TokenId, HeaderValue)>,
-    ) -> Identity {
+    pub(super) fn from_jwt(caller: JwtCaller, id: TokenId, exchanged: Option<(TokenId, HeaderValue)>) -> Identity {
         let JwtCaller { user, groups, issuer, .. } = caller;
         let (source, upstream_key) = match exchanged {
-            Some((id, key)) => (IdentitySource::ExchangedJwt(id), Some(key)),
+            Some((jwt_id, key)) => (IdentitySource::ExchangedJwt(jwt_id), Some(key)),
             None => (IdentitySource::Jwt, None),
         };
-        Identity {
-            source,
-            groups,
-            jwt_issuer: Some(issuer),
-            ..Identity::from_key(Some(user), upstream_key, fingerprint)
-        }
+        Identity { source, groups, jwt_issuer: Some(issuer), ..Identity::from_key(Some(user), upstream_key, id) }
     }
 
     /// The identity of a JWT whose issuer only the backend knows.
-    pub(super) fn from_foreign_jwt(fingerprint: Fingerprint) -> Identity {
-        Identity { source: IdentitySource::Jwt, ..Identity::from_key(None, None, fingerprint) }
+    pub(super) fn from_foreign_jwt(id: TokenId) -> Identity {
+        Identity { source: IdentitySource::Jwt, ..Identity::from_key(None, None, id) }
     }
 
     /// The sender of a request on a route without credentials: the client's network, for limits.
     pub(super) fn unauthenticated(client: IpAddr) -> Identity {
         let (version, network) = network(client);
         let id = TokenId::from_token(&[&[version], &network.to_be_bytes()[..]].concat());
-        Identity { source: IdentitySource::Unauthenticated, ..Identity::from_key(None, None, id.fingerprint()) }
+        Identity { source: IdentitySource::Unauthenticated, ..Identity::from_key(None, None, id) }
     }
 
     /// The same caller, with permission to impersonate `user`.
@@ -183,15 +171,17 @@ impl Identity {
         self.impersonated_user.as_ref()
     }
 
-    /// The caller as a key for limits: the user, or the fingerprint of a foreign key.
+    /// The caller as a key for limits: the user, or the credential or network.
+    ///
+    /// SECURITY: not its fingerprint, of which an attacker could find a second network or credential.
     pub fn caller_key(&self) -> impl std::hash::Hash + use<'_> {
         let name = self.user().map(UserName::as_str);
-        (name, name.is_none().then_some(self.fingerprint))
+        (name, name.is_none().then_some(self.id))
     }
 
     /// The credential's identifier in logs.
     pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
+        self.id.fingerprint()
     }
 
     /// The token or the exchanged JWT, and its upstream key: a key that can be renewed.
@@ -206,6 +196,6 @@ impl Identity {
     /// The identity of a key of this user, for the tests of rules.
     pub fn of_user(user: Option<&str>) -> Identity {
         let user = user.map(|user| UserName::parse(user.as_bytes()).expect("valid"));
-        Identity::from_key(user, None, TokenId::from_token(b"key").fingerprint())
+        Identity::from_key(user, None, TokenId::from_token(b"key"))
     }
 }

@@ -148,11 +148,11 @@ impl Auth {
                         Some(exchanged.map_err(KeyError::Exchange)?)
                     }
                 };
-                Ok(Identity::from_jwt(caller, id.fingerprint(), exchanged))
+                Ok(Identity::from_jwt(caller, id, exchanged))
             }
             // SECURITY: the operator states that the backend verifies them with every request.
             Err(JwtError::UnknownIssuer) if self.jwt_verifier.forwards_unknown_issuers() => {
-                Ok(Identity::from_foreign_jwt(id.fingerprint()))
+                Ok(Identity::from_foreign_jwt(id))
             }
             Err(error @ (JwtError::Invalid(_) | JwtError::UnknownIssuer)) => {
                 self.failure_limiter.begin_attempt(client).record_failure().map_err(KeyError::TooManyFailures)?;
@@ -177,10 +177,9 @@ impl Auth {
         timing: &AuthTiming,
     ) -> Result<Identity, KeyError> {
         let id = key.id();
-        let fingerprint = id.fingerprint();
         if let Some(known) = self.known_keys.find(&id) {
             let upstream_key = known.upstream_key.as_deref().cloned();
-            return Ok(Identity::from_key(Some(known.user.clone()), upstream_key, fingerprint));
+            return Ok(Identity::from_key(Some(known.user.clone()), upstream_key, id));
         }
         if let Some(record) = self.store.find(&id) {
             return self.token_identity(id, &record);
@@ -216,7 +215,7 @@ impl Auth {
             }
         };
         match verdict {
-            KeyVerdict::Accepted => Ok(Identity::from_foreign_key(self.foreign_keys.user_of(&id), fingerprint)),
+            KeyVerdict::Accepted => Ok(Identity::from_foreign_key(self.foreign_keys.user_of(&id), id)),
             KeyVerdict::Rejected => Err(KeyError::Unknown),
             KeyVerdict::Unknown => Err(KeyError::Unverifiable),
             KeyVerdict::Busy => Err(KeyError::Busy),
