@@ -7,7 +7,7 @@
 //! SECURITY: the score of an event decides only when it is read and removed. Its content, including its time, is sealed.
 //! A replayed event is known by its nonce, is too old, or changes nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
@@ -64,6 +64,9 @@ const MAX_REPLICAS: usize = 1000;
 
 /// The maximum number of events in one read.
 const PAGE: usize = 1000;
+
+/// The number of events that are written in one round trip.
+const WRITE_PAGE: usize = 100;
 
 /// Further events are not published: a client that causes this number of failures has reached its limits by then.
 const MAX_PENDING: usize = 10_000;
@@ -170,7 +173,7 @@ impl EventPage {
 /// Events that this replica has yet to publish.
 #[derive(Default)]
 pub struct PendingEvents {
-    changes: Vec<StoreEvent>,
+    changes: VecDeque<StoreEvent>,
     failures: Vec<CredentialFailure>,
     /// Distinguishes this replica's failures from others'; created when it is first needed.
     replica_id: Option<[u8; 8]>,
@@ -183,7 +186,7 @@ pub struct PendingEvents {
 impl PendingEvents {
     pub fn add(&mut self, event: StoreEvent) {
         if self.changes.len() < MAX_PENDING {
-            self.changes.push(event);
+            self.changes.push_back(event);
         }
     }
 
@@ -348,15 +351,23 @@ impl RedisSession {
     }
 
     /// Publishes what could not be published before, and the failures since the last call.
+    ///
+    /// SECURITY: the caller abandons this after a timeout, and other replicas may not read the marks for hours. So a
+    /// change stays pending until its write has succeeded. One that is published twice has no further effect.
     pub(super) async fn publish_pending(&self, connection: &mut RedisConnection) -> StoreResult<()> {
-        let pending = std::mem::take(&mut self.pending_events.borrow_mut().changes);
-        for (index, event) in pending.iter().enumerate() {
-            let command = self.write_command(0, &event.encode(self.context.store_clock.now()));
-            if let Err(error) = command.query_async::<u64>(connection).await {
-                let mut events = self.pending_events.borrow_mut();
-                pending[index..].iter().for_each(|event| events.add(event.clone()));
-                return Err(error.into());
+        loop {
+            let page: Vec<_> = {
+                let (events, now) = (self.pending_events.borrow(), self.context.store_clock.now());
+                let page = events.changes.iter().take(WRITE_PAGE);
+                page.map(|event| self.write_command(0, &event.encode(now))).collect()
+            };
+            if page.is_empty() {
+                break;
             }
+            let count = page.len();
+            let _: Vec<u64> = connection.query_all(page.into_iter()).await?;
+            // Meanwhile, others have only appended.
+            self.pending_events.borrow_mut().changes.drain(..count);
         }
         let rate_uses = &self.availability.rate_uses;
         let uses = rate_uses.take_own();

@@ -9,5 +9,6 @@ mod proofs;
 mod redis;
 mod revocation;
 mod rolling_restart;
+mod stalled;
 mod topologies;
 mod untrusted;
