@@ -218,14 +218,19 @@ impl PendingEvents {
     }
 }
 
-/// What one poll has read.
-pub struct NewEvents {
-    changes: Vec<Vec<u8>>,
-    failures: Vec<Vec<u8>>,
-    /// The time of the server.
-    pub now: Timestamp,
+/// What one poll has read, with events that an earlier poll has applied.
+pub struct ReadEvents {
+    changes: EventPage,
+    failures: EventPage,
     /// True if some changes may have been removed since the last poll.
     pub has_gap: bool,
+}
+
+impl ReadEvents {
+    /// The time of the server.
+    pub fn now(&self) -> Timestamp {
+        Timestamp(self.changes.now)
+    }
 }
 
 impl RedisSession {
@@ -240,38 +245,47 @@ impl RedisSession {
         &self,
         connection: &mut RedisConnection,
         first_pages: [Value; 2],
-    ) -> StoreResult<NewEvents> {
-        let mut new = Vec::new();
-        let (mut now, mut has_gap) = (0, false);
-        for (index, value) in first_pages.into_iter().enumerate() {
-            let mut page = EventPage::parse(value)?;
-            while page.events.len() >= PAGE && page.events.len().is_multiple_of(PAGE) {
-                let command = {
-                    let feed = &self.feeds.borrow()[index];
-                    let key = self.redis_key(feed.name, "");
-                    feed.read_command(self.read_events.get_hash(), &key, page.events.len())
-                };
-                let more = EventPage::parse(command.query_async(connection).await?)?;
-                if more.events.is_empty() {
-                    break;
-                }
-                page.events.extend(more.events);
+    ) -> StoreResult<ReadEvents> {
+        let [changes, failures] = first_pages;
+        let changes = self.finish_feed(connection, 0, changes).await?;
+        let failures = self.finish_feed(connection, 1, failures).await?;
+        let feed = &self.feeds.borrow()[0];
+        let has_gap = changes.now.saturating_sub(feed.read_until) >= millis(feed.retention);
+        Ok(ReadEvents { changes, failures, has_gap })
+    }
+
+    async fn finish_feed(
+        &self,
+        connection: &mut RedisConnection,
+        index: usize,
+        first_page: Value,
+    ) -> StoreResult<EventPage> {
+        let mut page = EventPage::parse(first_page)?;
+        while page.events.len() >= PAGE && page.events.len().is_multiple_of(PAGE) {
+            let command = {
+                let feed = &self.feeds.borrow()[index];
+                feed.read_command(self.read_events.get_hash(), &self.redis_key(feed.name, ""), page.events.len())
+            };
+            let more = EventPage::parse(command.query_async(connection).await?)?;
+            if more.events.is_empty() {
+                break;
             }
-            let feed = &mut self.feeds.borrow_mut()[index];
-            if index == 0 {
-                now = page.now;
-                has_gap = page.now.saturating_sub(feed.read_until) >= millis(feed.retention);
-            }
-            new.push(feed.take_new(page));
+            page.events.extend(more.events);
         }
-        let failures = new.pop().unwrap_or_default();
-        Ok(NewEvents { changes: new.pop().unwrap_or_default(), failures, now: Timestamp(now), has_gap })
+        Ok(page)
+    }
+
+    fn take_new(&self, index: usize, page: EventPage) -> Vec<Vec<u8>> {
+        self.feeds.borrow_mut()[index].take_new(page)
     }
 
     /// Applies what other replicas, or this one, have published.
-    pub(super) async fn apply_events(&self, new: NewEvents) {
+    ///
+    /// SECURITY: events count as seen only now. A poll that fails after its read, such as in the marks, applies nothing,
+    /// and the next poll finds them again.
+    pub(super) async fn apply_events(&self, read: ReadEvents) {
         let now = self.context.store_clock.now();
-        for sealed in new.changes {
+        for sealed in self.take_new(0, read.changes) {
             let event = self.open_event(0, &sealed).and_then(|text| StoreEvent::decode(&text));
             let Some((event, at)) = event else {
                 warn!(
@@ -295,7 +309,7 @@ impl RedisSession {
             }
         }
         self.remove_revoked().await;
-        self.apply_failures(new.failures);
+        self.apply_failures(self.take_new(1, read.failures));
     }
 
     /// Counts the failures, and the requests under rate limits, that other replicas have published.

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::base::hex;
 use crate::store::redis::connection::{RedisConnection, connect};
-use crate::store::redis::events::NewEvents;
+use crate::store::redis::events::ReadEvents;
 use crate::store::redis::{RedisSession, StoreError, StoreResult, is_connection_error, parse, redis_command};
 
 /// Revocations by other replicas take effect within this time and one round trip.
@@ -50,10 +50,10 @@ impl RedisSession {
         for script in [&self.claim, &self.touch, &self.read_events, &self.write_event] {
             self.with_timeout(script.load_async(&mut connection)).await?;
         }
-        let new = self.read_store(&mut connection).await?;
+        let read = self.read_store(&mut connection).await?;
         // SECURITY: a revocation is in the marks before its event, so none is missed.
         self.read_marks(&mut connection).await?;
-        self.apply_events(new).await;
+        self.apply_events(read).await;
         self.write_pending(&mut connection).await?;
         Ok(connection)
     }
@@ -88,16 +88,16 @@ impl RedisSession {
 
     /// Reads and applies what is new, and writes what could not be written before.
     async fn poll_store(&self, connection: &mut RedisConnection) -> StoreResult<()> {
-        let new = self.read_store(connection).await?;
-        if new.has_gap {
+        let read = self.read_store(connection).await?;
+        if read.has_gap {
             self.read_marks(connection).await?;
         }
-        self.apply_events(new).await;
+        self.apply_events(read).await;
         self.write_pending(connection).await
     }
 
     /// Reads the state of the store and the new events, in one round trip unless it is a cluster.
-    async fn read_store(&self, connection: &mut RedisConnection) -> StoreResult<NewEvents> {
+    async fn read_store(&self, connection: &mut RedisConnection) -> StoreResult<ReadEvents> {
         let epoch_key = self.redis_key("epoch", "");
         let [changes, failures] = self.read_commands();
         let read = async {
@@ -122,11 +122,11 @@ impl RedisSession {
             };
             Ok::<_, StoreError>((epoch, self.finish_read(connection, pages).await?))
         };
-        let (epoch, new) = self.with_timeout(read).await?;
+        let (epoch, read) = self.with_timeout(read).await?;
         // The response has been under way for a moment, so this clock is never ahead of the server's.
-        self.context.store_clock.set_now(new.now);
+        self.context.store_clock.set_now(read.now());
         self.check_epoch(connection, &epoch_key, epoch).await?;
-        Ok(new)
+        Ok(read)
     }
 
     /// Detects that the server has lost its data without closing the connection: a random value in it is
@@ -152,10 +152,13 @@ impl RedisSession {
                     .unwrap_or_default()
             }
         };
-        if self.epoch.replace(Some(epoch)).is_some() {
+        let has_lost_data = self.epoch.borrow().is_some();
+        if has_lost_data {
             self.read_marks(connection).await?;
             self.restore_all();
         }
+        // SECURITY: known only now. If the marks could not be read, the next poll reads them.
+        *self.epoch.borrow_mut() = Some(epoch);
         Ok(())
     }
 

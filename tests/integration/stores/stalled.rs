@@ -117,3 +117,23 @@ fn a_revocation_is_published_although_its_event_stalls_twice() {
     proxy.stall(|_| false);
     wait_until("the other replica knows", || !there.lives(&id));
 }
+
+#[test]
+fn events_are_applied_although_the_read_of_the_marks_stalls() {
+    let fixture = StoreFixture::Redis(Redis::start());
+    let proxy = Proxy::start(fixture.servers()[0].address(), Duration::from_millis(1200));
+    let url = format!("redis://{}", proxy.address);
+    let (here, there) = (fixture.open(), fixture.open_with(&[("STORE_URLS", &url), ("STORE_TIMEOUT", "1s")]));
+    let id = here.mint("alice", 1).expect("minted");
+    assert!(there.lives(&id));
+    {
+        // One poll finds the event, and that the epoch has changed.
+        let mut filter = proxy.filter.lock().expect("no panic");
+        here.block_on(here.store().revoke(Revocation::Token(id.fingerprint()))).expect("revoked");
+        fixture.lose_keys("timbr-gateway:epoch");
+        *filter = |command| contains(command, b"HSCAN");
+    }
+    proxy.wait_until_stalled(1);
+    proxy.stall(|_| false);
+    wait_until("the revocation is applied", || !there.lives(&id));
+}
