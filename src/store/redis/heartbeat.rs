@@ -61,6 +61,7 @@ impl RedisSession {
     /// Makes the connection available to commands, and polls until it fails.
     async fn watch_connection(&self, mut connection: RedisConnection) {
         *self.connection.borrow_mut() = Some(connection.clone());
+        self.connection_number.update(|number| number + 1);
         // A failover may have lost some tokens.
         self.restore_all();
         self.availability.mark_fresh(self.context.store_clock.now_tick());
@@ -70,7 +71,12 @@ impl RedisSession {
             tokio::select! {
                 () = sleep(if missed == 0 { HEARTBEAT_INTERVAL } else { Duration::ZERO }) => {}
                 () = self.availability.check_requested() => {}
-                () = self.connection_lost.notified() => return,
+                () = self.connection_lost.notified() => {
+                    // Otherwise the notification is about an earlier connection.
+                    if self.connection.borrow().is_none() {
+                        return;
+                    }
+                }
             }
             match self.poll_store(&mut connection).await {
                 Ok(()) => {

@@ -136,6 +136,8 @@ struct RedisSession {
     up: Gauge,
     on_failure: OnFailure,
     connection: RefCell<Option<RedisConnection>>,
+    /// The number of connections so far.
+    connection_number: Cell<u64>,
     /// The connection failed: a new one is needed immediately.
     connection_lost: Notify,
     /// Why the store is unavailable, for the log.
@@ -196,6 +198,7 @@ impl RedisStore {
             up,
             on_failure,
             connection: RefCell::default(),
+            connection_number: Cell::default(),
             connection_lost: Notify::new(),
             down_reason: RefCell::default(),
             was_up: Cell::new(true),
@@ -236,11 +239,12 @@ impl RedisStore {
 impl RedisSession {
     fn dispatch(self: &Rc<RedisSession>, command: Command) {
         let session = Rc::clone(self);
+        let number = self.connection_number.get();
         match command {
             Command::Fetch { id, key, reply } => {
                 if let Some(leader) = self.fetches.join(id, reply) {
                     spawn_local(async move {
-                        leader.finish(session.handle_failure(session.fetch(id, key).await));
+                        leader.finish(session.handle_failure(number, session.fetch(id, key).await));
                     });
                 }
             }
@@ -249,22 +253,28 @@ impl RedisSession {
                     let revocations = self.revocation_count.get();
                     spawn_local(async move {
                         let result = session.mint(token, seed, id, known, revocations).await;
-                        leader.finish(session.handle_failure(result));
+                        leader.finish(session.handle_failure(number, result));
                     });
                 }
             }
             Command::SetUpstreamKey { id, key, reply } => {
-                spawn_local(async move { reply.send(session.handle_failure(session.set_upstream_key(id, key).await)) });
+                spawn_local(async move {
+                    reply.send(session.handle_failure(number, session.set_upstream_key(id, key).await))
+                });
             }
             Command::Revoke { revocation, reply } => {
                 self.revocation_count.set(self.revocation_count.get() + 1);
-                spawn_local(async move { reply.send(session.handle_failure(session.revoke(revocation).await)) });
+                spawn_local(
+                    async move { reply.send(session.handle_failure(number, session.revoke(revocation).await)) },
+                );
             }
             Command::List { filter, reply } => {
-                spawn_local(async move { reply.send(session.handle_failure(session.list(filter).await)) });
+                spawn_local(async move { reply.send(session.handle_failure(number, session.list(filter).await)) });
             }
             Command::SaltUsage { salts, reply } => {
-                spawn_local(async move { reply.send(session.handle_failure(session.salt_usage(&salts).await)) });
+                spawn_local(
+                    async move { reply.send(session.handle_failure(number, session.salt_usage(&salts).await)) },
+                );
             }
             Command::RecordSaltUse { salt, user } => {
                 let user = self.context.keys.hashed_user(&user);
@@ -275,11 +285,12 @@ impl RedisSession {
         }
     }
 
-    /// Reacts to a failed command, and turns the error into what the worker receives.
-    fn handle_failure<T>(&self, result: StoreResult<T>) -> Result<T, Unavailable> {
+    /// Reacts to a failed command, and turns the error into what the worker receives. `number` is the one of the
+    /// connection that the command began with.
+    fn handle_failure<T>(&self, number: u64, result: StoreResult<T>) -> Result<T, Unavailable> {
         result.map_err(|error| {
             match &error {
-                StoreError::Redis(error) if is_connection_error(error) => self.drop_connection(error),
+                StoreError::Redis(error) if is_connection_error(error) => self.drop_connection(number, error),
                 // The next heartbeat finds out whether the store is unavailable.
                 StoreError::Timeout => self.availability.request_check(),
                 StoreError::NoConnection | StoreError::Revoked | StoreError::Missing => {}
@@ -316,10 +327,11 @@ impl RedisSession {
         self.connection.borrow().clone().ok_or(StoreError::NoConnection)
     }
 
-    /// Drops a connection that failed. A cluster connection stays, because it handles the failure of one server
-    /// itself; the next heartbeat finds out whether all have failed.
-    fn drop_connection(&self, error: &RedisError) {
-        if matches!(*self.connection.borrow(), Some(RedisConnection::Cluster(_))) {
+    /// Drops a connection that failed, unless a newer one has replaced it. A cluster connection stays, because it handles
+    /// the failure of one server itself. The next heartbeat finds out whether the current connection has failed.
+    fn drop_connection(&self, number: u64, error: &RedisError) {
+        let is_older = number != self.connection_number.get();
+        if is_older || matches!(*self.connection.borrow(), Some(RedisConnection::Cluster(_))) {
             self.availability.request_check();
             return;
         }
