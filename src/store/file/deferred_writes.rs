@@ -55,7 +55,8 @@ impl OpenFileStore {
     /// Writes a batch of last uses, and removes a batch of expired tokens.
     pub(super) fn write_deferred(&mut self) -> FileResult<()> {
         self.next_batch = Instant::now() + DEFERRED_BATCH_INTERVAL;
-        if Instant::now() >= self.deferred_due {
+        // Otherwise a disk that stays full would make the list grow.
+        if self.pending_uses.is_empty() && Instant::now() >= self.deferred_due {
             self.deferred_due = Instant::now() + self.store.deferred_interval();
             self.write_salt_uses()?;
             let (since, now) = (self.uses_written_at, self.store.store_clock.now_tick());
@@ -69,23 +70,24 @@ impl OpenFileStore {
         }
         let store = &self.store;
         let write = open_if_closed(&mut self.database, store)?.begin_write()?;
-        {
+        let count = self.pending_uses.len().min(BATCH_SIZE);
+        let next_cursor = {
             let mut tokens = write.open_table(TOKENS)?;
-            let count = self.pending_uses.len().min(BATCH_SIZE);
-            for PendingUse { id, key } in self.pending_uses.drain(..count) {
-                let name = store.keys.token_name(key, &id);
+            for PendingUse { id, key } in self.pending_uses.iter().take(count) {
+                let name = store.keys.token_name(*key, id);
                 let value = tokens.get(&name.0)?.map(|value| value.value().to_vec());
-                if let (Some(mut value), Some(record)) = (value, store.memory.peek(&id)) {
+                if let (Some(mut value), Some(record)) = (value, store.memory.peek(id)) {
                     let last_used = store.store_clock.timestamp(record.last_used());
                     value[..8].copy_from_slice(&last_used.0.to_be_bytes());
                     tokens.insert(&name.0, value.as_slice())?;
                 }
             }
-            self.expiry_cursor =
-                store.remove_expired(&mut tokens, &mut write.open_table(LOGINS)?, self.expiry_cursor)?;
-        }
+            store.remove_expired(&mut tokens, &mut write.open_table(LOGINS)?, self.expiry_cursor)?
+        };
         write.commit()?;
         self.commits += 1;
+        self.pending_uses.drain(..count);
+        self.expiry_cursor = next_cursor;
         Ok(())
     }
 }
@@ -127,5 +129,116 @@ impl FileStore {
             }
         }
         Ok(last.filter(|_| visited == BATCH_SIZE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use redb::backends::InMemoryBackend;
+    use redb::{Database, StorageBackend};
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::base::clock::Clock;
+    use crate::base::user_name::UserName;
+    use crate::config::StoreKey;
+    use crate::store::file::PendingMint;
+    use crate::store::keys::{KeyRing, PRIMARY_KEY, StoreKeys};
+    use crate::store::memory::MemoryStore;
+    use crate::store::time::StoreClock;
+    use crate::store::token_limits::TokenLimits;
+    use crate::store::{LoginId, NewToken, TokenBinding, TokenId};
+
+    /// Accepts no write while it is full.
+    #[derive(Debug, Default)]
+    struct Disk {
+        memory: InMemoryBackend,
+        is_full: Arc<AtomicBool>,
+    }
+
+    impl Disk {
+        fn check(&self) -> io::Result<()> {
+            let is_full = self.is_full.load(Ordering::Relaxed);
+            if is_full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.memory.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.check()?;
+            self.memory.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.check()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.check()?;
+            self.memory.write(offset, data)
+        }
+    }
+
+    fn full_disk() -> Database {
+        let disk = Disk::default();
+        let is_full = Arc::clone(&disk.is_full);
+        let database = Database::builder().create_with_backend(disk).expect("created");
+        is_full.store(true, Ordering::Relaxed);
+        database
+    }
+
+    #[test]
+    fn a_failed_write_is_repeated_after_a_pause_and_loses_no_use() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let clock = Clock::manual(1_000);
+        let limits = TokenLimits { ttl: Duration::from_secs(3600), idle_ttl: None, max: 10, max_per_user: 0 };
+        let memory = Arc::new(MemoryStore::new(limits, clock.clone()));
+        let keys = StoreKeys::new(&KeyRing::new(&[StoreKey::random()]));
+        let store_clock = Arc::new(StoreClock::new(clock.clone()));
+        let path = folder.path().join("tokens");
+        let mut store = FileStore::new(path, keys, Arc::clone(&memory), store_clock).open().expect("opened");
+        let id = TokenId::from_token(b"x");
+        let token = NewToken {
+            login: LoginId([3; 16]),
+            user: UserName::parse(b"alice").expect("valid"),
+            groups: None,
+            upstream_key: None,
+            binding: TokenBinding([4; 8]),
+            key: PRIMARY_KEY,
+        };
+        let reply = oneshot::channel().0;
+        store.mint(vec![PendingMint { token, seed: [7; 20], id, reply }]).expect("written");
+
+        for _ in 0..2 {
+            clock.advance(Duration::from_secs(60));
+            assert!(memory.find(&id, clock.now()).is_some());
+            store.database = Some(full_disk());
+            store.deferred_due = Instant::now();
+            store.next_batch = store.deferred_due;
+            assert!(store.write_due().is_err());
+            let soon = Instant::now() + Duration::from_millis(500);
+            assert!(store.deferred_due > soon && store.next_batch > soon, "the disk is not tried without a pause");
+            assert_eq!(store.pending_uses.len(), 1, "the use is still to be written, once");
+        }
+        store.write_due().expect("written");
+        assert!(store.pending_uses.is_empty());
+        let name = store.store.keys.token_name(PRIMARY_KEY, &id);
+        let read = store.database.as_ref().expect("open").begin_read().expect("read");
+        let value = read.open_table(TOKENS).expect("a table").get(&name.0).expect("read").expect("the token");
+        let (last_used, ..) = split_value(value.value()).expect("complete");
+        assert_eq!(last_used, Timestamp(1_120_000));
     }
 }

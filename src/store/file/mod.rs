@@ -95,7 +95,7 @@ pub struct OpenFileStore {
     pending_salt_uses: HashMap<(SaltName, RecordName), Timestamp>,
     /// The tokens whose last use is not in the file yet.
     pending_uses: VecDeque<PendingUse>,
-    /// When to collect `pending_uses` again.
+    /// When to collect `pending_uses` again. Not before all of them are written.
     deferred_due: Instant,
     /// When to write the next batch of them.
     next_batch: Instant,
@@ -298,10 +298,7 @@ impl OpenFileStore {
     /// Executes commands until all senders are gone.
     pub async fn serve(mut self, mut commands: mpsc::Receiver<Command>, up: Gauge) {
         loop {
-            let mut wake = if self.pending_uses.is_empty() { self.deferred_due } else { self.next_batch };
-            if self.is_failing {
-                wake = wake.min(Instant::now() + RETRY_INTERVAL);
-            }
+            let wake = if self.pending_uses.is_empty() { self.deferred_due } else { self.next_batch };
             let commits = self.commits;
             let result = tokio::select! {
                 command = commands.recv() => {
@@ -312,16 +309,25 @@ impl OpenFileStore {
                     }
                     self.run_batch(batch)
                 }
-                () = sleep_until(wake) => {
-                    let result = self.write_removals().and_then(|()| self.write_deferred());
-                    self.check(result)
-                }
+                () = sleep_until(wake) => self.write_due(),
             };
             self.report(&up, result, commits);
         }
-        self.deferred_due = Instant::now();
         let _ = self.write_removals();
+        while !self.pending_uses.is_empty() && self.write_deferred().is_ok() {}
+        // Those since then.
+        self.deferred_due = Instant::now();
         while self.write_deferred().is_ok() && !self.pending_uses.is_empty() {}
+    }
+
+    /// Executes the writes that are due. What fails is due again after [`RETRY_INTERVAL`].
+    fn write_due(&mut self) -> FileResult<()> {
+        let result = self.write_removals().and_then(|()| self.write_deferred());
+        if result.is_err() {
+            self.deferred_due = Instant::now() + RETRY_INTERVAL;
+            self.next_batch = self.deferred_due;
+        }
+        self.check(result)
     }
 
     /// Shows whether the last commit succeeded. Commands that commit nothing do not change that.
@@ -350,10 +356,13 @@ impl OpenFileStore {
         up.set(i64::from(!self.is_failing));
     }
 
-    /// After an error, the database must be opened again.
+    /// After an error, the database must be opened again, and the next attempt follows soon.
     fn check<T>(&mut self, result: FileResult<T>) -> FileResult<T> {
         if result.is_err() {
             self.database = None;
+            let retry = Instant::now() + RETRY_INTERVAL;
+            self.deferred_due = self.deferred_due.min(retry);
+            self.next_batch = self.next_batch.min(retry);
         }
         result
     }
