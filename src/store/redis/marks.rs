@@ -132,7 +132,8 @@ impl RedisSession {
                 in_store.add(revocation, *at);
             }
         }
-        self.has_unwritten_marks.set(false);
+        // Meanwhile, a further revocation may have failed to write its own.
+        self.has_unwritten_marks.set(!missing.is_empty());
         self.revocations.borrow_mut().remove_outdated(self.context.store_clock.now(), self.mark_retention());
         Ok(())
     }
