@@ -224,71 +224,42 @@ impl Revocation {
     }
 }
 
-/// The latest time of each revocation. It applies to tokens minted at that time or earlier.
+/// The latest time of each revocation, the ends of denials included, by [`Revocation::mark_id`]. It applies to tokens
+/// minted at that time or earlier.
 #[derive(Debug, Default)]
-pub struct Revocations {
-    tokens: HashMap<Fingerprint, Timestamp>,
-    users: HashMap<UserName, Timestamp>,
-    all: Timestamp,
-    /// The entries of the deny list, those that were removed included.
-    denied: HashMap<DeniedSubject, (Timestamp, Denial)>,
-}
+pub struct Revocations(HashMap<Vec<u8>, (Revocation, Timestamp)>);
 
 impl Revocations {
     /// Adds a revocation. False if it or a later one was known.
     pub fn add(&mut self, revocation: &Revocation, at: Timestamp) -> bool {
-        let latest = match revocation {
-            Revocation::Token(fingerprint) => self.tokens.entry(*fingerprint).or_default(),
-            Revocation::User(name) => self.users.entry(name.clone()).or_default(),
-            Revocation::All => &mut self.all,
-            Revocation::Deny(subject, denial) => {
-                let unknown = || (Timestamp(0), Denial::END);
-                let (latest, known) = self.denied.entry(subject.clone()).or_insert_with(unknown);
-                if at > *latest {
-                    known.clone_from(denial);
-                }
-                latest
-            }
-        };
-        let is_new = at > *latest;
-        *latest = at.max(*latest);
+        let is_new = at > self.time_of(revocation);
+        if is_new {
+            self.0.insert(revocation.mark_id(), (revocation.clone(), at));
+        }
         is_new
     }
 
     /// The latest revocation that covers this token: it is revoked if it was minted then or earlier. Zero if none
     /// does.
     pub fn latest_covering(&self, id: &TokenId, user: &UserName) -> Timestamp {
-        let token = self.tokens.get(&id.fingerprint()).copied().unwrap_or_default();
-        let user = self.users.get(user).copied().unwrap_or_default();
-        token.max(user).max(self.all)
+        let covering = [Revocation::Token(id.fingerprint()), Revocation::User(user.clone()), Revocation::All];
+        covering.iter().map(|revocation| self.time_of(revocation)).max().unwrap_or_default()
     }
 
     /// The latest time of this revocation; zero if it is unknown.
     pub fn time_of(&self, revocation: &Revocation) -> Timestamp {
-        match revocation {
-            Revocation::Token(fingerprint) => self.tokens.get(fingerprint).copied().unwrap_or_default(),
-            Revocation::User(name) => self.users.get(name).copied().unwrap_or_default(),
-            Revocation::All => self.all,
-            Revocation::Deny(subject, _) => self.denied.get(subject).map(|(at, _)| *at).unwrap_or_default(),
-        }
+        self.0.get(&revocation.mark_id()).map(|(_, at)| *at).unwrap_or_default()
     }
 
     /// Removes revocations older than `ttl`: every token they cover has expired.
     pub fn remove_outdated(&mut self, now: Timestamp, ttl: Duration) {
         let oldest = now.before(ttl);
-        self.tokens.retain(|_, at| *at >= oldest);
-        self.users.retain(|_, at| *at >= oldest);
-        self.denied.retain(|_, (at, _)| *at >= oldest);
+        self.0.retain(|_, (revocation, at)| *at >= oldest || *revocation == Revocation::All);
     }
 
     /// All known revocations with their latest times.
     pub fn iter(&self) -> impl Iterator<Item = (Revocation, Timestamp)> {
-        let tokens = self.tokens.iter().map(|(fingerprint, at)| (Revocation::Token(*fingerprint), *at));
-        let users = self.users.iter().map(|(name, at)| (Revocation::User(name.clone()), *at));
-        let all = (self.all > Timestamp(0)).then_some((Revocation::All, self.all));
-        let denied = self.denied.iter();
-        let denied = denied.map(|(subject, (at, denial))| (Revocation::Deny(subject.clone(), denial.clone()), *at));
-        tokens.chain(users).chain(all).chain(denied)
+        self.0.values().cloned()
     }
 }
 
@@ -312,6 +283,8 @@ mod tests {
         assert_eq!(revocations.iter().count(), 1);
         assert!(revocations.add(&Revocation::All, Timestamp(30)));
         assert_eq!(revocations.latest_covering(&alices, &user("carol")), Timestamp(30));
+        revocations.remove_outdated(Timestamp(9000), Duration::from_secs(1));
+        assert_eq!(revocations.iter().collect::<Vec<_>>(), [(Revocation::All, Timestamp(30))]);
     }
 
     #[test]
