@@ -20,7 +20,7 @@ pub fn start(options: &AuditOptions) -> Result<AuditGuard, StartError> {
         outputs.push(Box::new(file.map_err(|error| StartError::Files(vec![problem(error)]))?));
     }
     if let Some(server) = &options.syslog {
-        let tls = syslog_tls(options).map_err(|error| StartError::Files(vec![tls_problem(&error)]))?;
+        let tls = syslog_tls(options).map_err(|error| StartError::Files(vec![error.into()]))?;
         outputs.push(Box::new(SyslogWriter::new(server.clone(), tls, host_name().as_deref())));
     }
     start_audit(outputs, options.is_required()).map_err(StartError::Threads)
@@ -28,7 +28,7 @@ pub fn start(options: &AuditOptions) -> Result<AuditGuard, StartError> {
 
 /// Checks the files that [`start`] reads, without opening an output.
 pub(super) fn check(options: &AuditOptions) -> Option<Problem> {
-    syslog_tls(options).err().map(|error| tls_problem(&error))
+    syslog_tls(options).err().map(Problem::from)
 }
 
 fn syslog_tls(options: &AuditOptions) -> Result<Option<OutboundTls>, TlsError> {
@@ -38,8 +38,4 @@ fn syslog_tls(options: &AuditOptions) -> Result<Option<OutboundTls>, TlsError> {
         }
         _ => Ok(None),
     }
-}
-
-fn tls_problem(error: &TlsError) -> Problem {
-    Problem::new(error.option(), error.to_string())
 }

@@ -83,8 +83,8 @@ fn low_space(key: &'static str, path: &Path, consequence: &str) -> Option<Proble
 pub(super) fn load(config: &Config, clock: &Clock) -> Result<Components, StartError> {
     let mut problems = Vec::new();
     let auth = Auth::new(config, clock).map_err(|errors| problems.extend(errors)).ok();
-    let upstreams = load_upstreams(config).map_err(|error| problems.push(problem(&error))).ok();
-    let server_tls = server_tls(config).map_err(|error| problems.push(problem(&error))).ok();
+    let upstreams = load_upstreams(config).map_err(|error| problems.push(error.into())).ok();
+    let server_tls = server_tls(config).map_err(|error| problems.push(error.into())).ok();
     problems.extend(audit::check(&config.audit));
     for (key, path, _) in growing_files(config) {
         problems.extend(disk::check_writable(path).err().map(|error| unwritable(key, path, error)));
@@ -118,8 +118,8 @@ impl NewComponents {
         let auth = current.auth.rebuild(config, changes, clock);
         let auth = auth.map_err(|errors| problems.extend(errors)).ok();
         let upstreams = rebuild_upstreams(config, changes, current);
-        let upstreams = upstreams.map_err(|error| problems.push(problem(&error))).ok();
-        let tls = prepare_tls(config, tls).map_err(|error| problems.push(problem(&error))).ok();
+        let upstreams = upstreams.map_err(|error| problems.push(error.into())).ok();
+        let tls = prepare_tls(config, tls).map_err(|error| problems.push(error.into())).ok();
         match (auth, upstreams, tls) {
             (Some(auth), Some(upstreams), Some(tls)) => Ok(NewComponents { auth, upstreams, tls }),
             _ => Err(problems),
@@ -150,10 +150,6 @@ impl NewComponents {
             upstreams: self.upstreams,
         })
     }
-}
-
-fn problem(error: &TlsError) -> Problem {
-    Problem::new(error.option(), error.to_string())
 }
 
 fn load_upstreams(config: &Config) -> Result<Arc<[Arc<Backends>]>, TlsError> {

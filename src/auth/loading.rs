@@ -190,14 +190,8 @@ fn build_verifier(config: &Config) -> Result<Verifier, Problem> {
         VerifierOptions::UsersFile(path) => UsersFile::read(path)
             .map(Verifier::UsersFile)
             .map_err(|error| Problem::new(AUTH.users_file.key, error.to_string())),
-        VerifierOptions::Platform => Platform::new(config)
-            .map(|platform| Verifier::remote(RemoteVerifier::Platform(platform)))
-            .map_err(|error| Problem::new(error.option(), error.to_string())),
-        VerifierOptions::Delegate => Delegate::new(&config.upstream)
-            .map(|delegate| Verifier::remote(RemoteVerifier::Delegate(delegate)))
-            .map_err(|error| Problem::new(error.option(), error.to_string())),
-        VerifierOptions::Ldap(options) => LdapDirectory::new(options)
-            .map(|directory| Verifier::remote(RemoteVerifier::Ldap(directory)))
-            .map_err(|error| Problem::new(error.option(), error.to_string())),
+        VerifierOptions::Platform => Ok(Verifier::remote(RemoteVerifier::Platform(Platform::new(config)?))),
+        VerifierOptions::Delegate => Ok(Verifier::remote(RemoteVerifier::Delegate(Delegate::new(&config.upstream)?))),
+        VerifierOptions::Ldap(options) => Ok(Verifier::remote(RemoteVerifier::Ldap(LdapDirectory::new(options)?))),
     }
 }

@@ -10,6 +10,7 @@ pub mod groups;
 pub mod hex;
 pub mod identity_hasher;
 pub mod join_within;
+pub mod label_values;
 pub mod pem;
 pub mod percent;
 pub mod rate;

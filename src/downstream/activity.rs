@@ -135,8 +135,8 @@ impl Activity {
 
     /// Records that the client read or sent data.
     pub fn record_progress(&self) {
-        if self.closing.since().is_some() {
-            self.closing.state().last_progress.set(Some(Instant::now()));
+        if self.closing.get().since.is_some() {
+            self.closing.update(|state| state.last_progress = Some(Instant::now()));
         }
     }
 
@@ -157,7 +157,7 @@ impl Activity {
 
     /// Closes the connection after the requests in flight, unless it is closing already.
     pub fn close_gracefully(&self) {
-        if self.closing.since().is_none() {
+        if self.closing.get().since.is_none() {
             self.request_close(CloseMode::Graceful);
         }
     }
@@ -186,7 +186,7 @@ impl Activity {
         }
         self.in_flight.set(self.in_flight.get() + 1);
         self.request_count.set(self.request_count.get() + 1);
-        if self.closing.draining_since().is_some() || self.closing.close_idle_at().is_some() {
+        if self.closing.get().draining_since.is_some() || self.closing.get().close_idle_at.is_some() {
             self.close_gracefully();
         }
         InFlightRequest::new(Rc::clone(self))
@@ -216,18 +216,18 @@ impl Activity {
 
     /// The reason in the log for the requests that the connection has in flight when it is aborted.
     pub fn abort_reason(&self) -> Option<&'static str> {
-        self.closing.abort_reason()
+        self.closing.get().abort_reason
     }
 
     /// Aborts the connection. `reason` is logged for its requests in flight.
     pub(super) fn abort(&self, reason: &'static str) {
-        self.closing.state().abort_reason.set(Some(reason));
+        self.closing.update(|state| state.abort_reason = Some(reason));
         self.request_close(CloseMode::Abort);
     }
 
     pub(super) fn request_close(&self, mode: CloseMode) {
-        if self.closing.since().is_none() {
-            self.closing.state().since.set(Some(Instant::now()));
+        if self.closing.get().since.is_none() {
+            self.closing.update(|state| state.since = Some(Instant::now()));
         }
         self.close_request.set(Some(mode));
         self.wake();
@@ -242,7 +242,7 @@ impl Activity {
     /// Closes the connection if no request is in flight: gracefully after a request, and otherwise immediately. Returns
     /// whether it begins to close.
     pub(super) fn close_if_idle(&self) -> bool {
-        let is_idle = self.in_flight.get() == 0 && self.closing.since().is_none();
+        let is_idle = self.in_flight.get() == 0 && self.closing.get().since.is_none();
         let has_pending_head = self.head_started_at.get().is_some();
         // A new connection has a moment to send its first request, which is rejected.
         let is_new = self.request_count.get() == 0 && self.opened_at.elapsed() < FIRST_REQUEST_TIMEOUT;
@@ -266,7 +266,7 @@ impl Activity {
 
     /// The next response announces that the connection closes after it. An idle connection closes at this time.
     pub(super) fn announce_close(&self, close_idle_at: Instant) {
-        self.closing.state().close_idle_at.set(Some(close_idle_at));
+        self.closing.update(|state| state.close_idle_at = Some(close_idle_at));
         if self.in_flight.get() > 0 {
             self.close_gracefully();
         }
@@ -278,7 +278,7 @@ impl Activity {
         let is_idle = self.in_flight.get() == 0
             && self.head_started_at.get().is_none()
             && self.write_blocked_since.get().is_none()
-            && self.closing.since().is_none();
+            && self.closing.get().since.is_none();
         // A client that has just connected or received a response is about to send a request.
         (is_idle && now.duration_since(idle_since) >= QUIESCENT_AFTER).then_some(idle_since)
     }
@@ -291,8 +291,8 @@ impl Activity {
 
     /// Starts the drain: the connection closes after its requests in flight.
     pub(super) fn begin_drain(&self, now: Instant) {
-        if self.closing.draining_since().is_none() {
-            self.closing.state().draining_since.set(Some(now));
+        if self.closing.get().draining_since.is_none() {
+            self.closing.update(|state| state.draining_since = Some(now));
             if self.request_count.get() > 0 {
                 self.request_close(CloseMode::Graceful);
             }
@@ -321,7 +321,7 @@ impl Activity {
         }
         // An HTTP/1 connection checks its age itself, when it responds to a request.
         if self.is_multiplexed.get()
-            && self.closing.since().is_none()
+            && self.closing.get().since.is_none()
             && timeouts.connection_age.is_some_and(|age| has_expired(Some(self.opened_at), age))
         {
             return Some((CloseMode::Graceful, Some(CloseCause::MaxAge)));
@@ -332,13 +332,13 @@ impl Activity {
         if has_expired(self.head_started_at.get(), timeouts.header) {
             return Some((CloseMode::Abort, Some(CloseCause::HeaderTimeout)));
         }
-        if self.request_count.get() == 0 && has_expired(self.closing.draining_since(), FIRST_REQUEST_TIMEOUT) {
+        if self.request_count.get() == 0 && has_expired(self.closing.get().draining_since, FIRST_REQUEST_TIMEOUT) {
             return Some((CloseMode::Abort, None));
         }
-        match self.closing.since() {
+        match self.closing.get().since {
             // A slow client that still reads the end of a response is not idle; the write timeout limits it.
             _ if self.write_blocked_since.get().is_some() => None,
-            None if self.is_quiescent.get() && self.closing.close_idle_at().is_some_and(|at| now >= at) => {
+            None if self.is_quiescent.get() && self.closing.get().close_idle_at.is_some_and(|at| now >= at) => {
                 Some((CloseMode::Graceful, None))
             }
             None => {
@@ -354,7 +354,7 @@ impl Activity {
                 let idle_since = closing_since.max(self.idle_since.get());
                 // A client may read the end of an HTTP/2 response in small pieces.
                 let last_progress =
-                    self.closing.last_progress().map_or(idle_since, |last_progress| last_progress.max(idle_since));
+                    self.closing.get().last_progress.map_or(idle_since, |last_progress| last_progress.max(idle_since));
                 let has_timed_out = has_expired(Some(last_progress), CLOSE_TIMEOUT)
                     || has_expired(Some(idle_since), MAX_CLOSE_DURATION);
                 has_timed_out.then_some((CloseMode::Abort, None))
@@ -447,13 +447,13 @@ pub(super) mod tests {
         activity.record_progress();
         activity.request_close(CloseMode::Graceful);
         // As if it had been closing for a while.
-        activity.closing.state().since.set(Instant::now().checked_sub(7 * SECOND));
+        activity.closing.update(|state| state.since = Instant::now().checked_sub(7 * SECOND));
         activity.idle_since.set(Instant::now().checked_sub(7 * SECOND).expect("the machine has been up for longer"));
         assert_eq!(after(0), Some((CloseMode::Abort, None)), "the progress was before it began to close");
         activity.record_progress();
         assert_eq!(after(1), None);
         assert_eq!(after(2), Some((CloseMode::Abort, None)));
-        activity.closing.state().since.set(Instant::now().checked_sub(15 * SECOND));
+        activity.closing.update(|state| state.since = Instant::now().checked_sub(15 * SECOND));
         activity.idle_since.set(Instant::now().checked_sub(15 * SECOND).expect("the machine has been up for longer"));
         assert_eq!(after(0), Some((CloseMode::Abort, None)), "not forever");
     }

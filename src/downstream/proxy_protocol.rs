@@ -3,7 +3,7 @@
 //! Source: <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -81,30 +81,21 @@ async fn read_v2(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<IpA
     }
     let mut rest = vec![0; usize::from(length)];
     stream.read_exact(&mut rest).await?;
-    match (version_and_command, family) {
-        // LOCAL: the addresses have to be ignored.
-        (0x20, _) => Ok(None),
-        // PROXY, over IPv4 and IPv6, by TCP.
-        (0x21, 0x11) => match rest.get(..4).filter(|_| rest.len() >= 12) {
-            Some(source) => {
-                let source = <[u8; 4]>::try_from(source).expect("four bytes");
-                Ok(Some(Ipv4Addr::from(source).into()))
-            }
-            None => Err(invalid_header("the PROXY protocol header has no addresses")),
-        },
-        (0x21, 0x21) => match rest.get(..16).filter(|_| rest.len() >= 36) {
-            Some(source) => {
-                let source = <[u8; 16]>::try_from(source).expect("sixteen bytes");
-                Ok(Some(IpAddr::from(Ipv6Addr::from(source)).to_canonical()))
-            }
-            None => Err(invalid_header("the PROXY protocol header has no addresses")),
-        },
-        // UNSPEC: the load balancer does not know the address, or the protocol is not TCP.
-        (0x21, 0x00) => Ok(None),
+    let source = match (version_and_command, family) {
+        // LOCAL: the addresses have to be ignored. UNSPEC: the load balancer does not know the address, or the protocol
+        // is not TCP.
+        (0x20, _) | (0x21, 0x00) => return Ok(None),
         // A Unix socket of the load balancer's machine has no IP address.
-        (0x21, 0x31) if rest.len() >= UNIX_ADDRESSES => Ok(None),
-        (0x21, 0x31) => Err(invalid_header("the PROXY protocol header has no addresses")),
-        _ => Err(invalid_header("the PROXY protocol header has an unknown version, command or address family")),
+        (0x21, 0x31) if rest.len() >= UNIX_ADDRESSES => return Ok(None),
+        // PROXY, over IPv4 and IPv6, by TCP.
+        (0x21, 0x11) if rest.len() >= 12 => rest.first_chunk::<4>().map(|source| IpAddr::from(*source)),
+        (0x21, 0x21) if rest.len() >= 36 => rest.first_chunk::<16>().map(|source| IpAddr::from(*source)),
+        (0x21, 0x11 | 0x21 | 0x31) => None,
+        _ => return Err(invalid_header("the PROXY protocol header has an unknown version, command or address family")),
+    };
+    match source {
+        Some(source) => Ok(Some(source.to_canonical())),
+        None => Err(invalid_header("the PROXY protocol header has no addresses")),
     }
 }
 

@@ -29,8 +29,6 @@ pub enum ClientBody {
     Empty,
     /// Read from a client's connection, which keeps what the consumer leaves unread.
     Streaming(Rc<dyn ClientBodySource>),
-    /// Bytes that were received before, sent again.
-    Buffered(Bytes),
 }
 
 impl fmt::Debug for ClientBody {
@@ -38,7 +36,6 @@ impl fmt::Debug for ClientBody {
         f.write_str(match self {
             ClientBody::Empty => "ClientBody::Empty",
             ClientBody::Streaming(_) => "ClientBody::Streaming",
-            ClientBody::Buffered(_) => "ClientBody::Buffered",
         })
     }
 }
@@ -47,17 +44,10 @@ impl Body for ClientBody {
     type Data = Bytes;
     type Error = IncompleteBody;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, IncompleteBody>>> {
-        match &mut *self {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, IncompleteBody>>> {
+        match &*self {
             ClientBody::Empty => Poll::Ready(None),
             ClientBody::Streaming(body) => body.poll_data(cx).map_ok(Frame::data),
-            ClientBody::Buffered(rest) => {
-                let rest = std::mem::take(rest);
-                Poll::Ready((!rest.is_empty()).then(|| Ok(Frame::data(rest))))
-            }
         }
     }
 
@@ -65,7 +55,6 @@ impl Body for ClientBody {
         match self {
             ClientBody::Empty => true,
             ClientBody::Streaming(body) => body.is_end_stream(),
-            ClientBody::Buffered(rest) => rest.is_empty(),
         }
     }
 
@@ -73,7 +62,6 @@ impl Body for ClientBody {
         match self {
             ClientBody::Empty => SizeHint::with_exact(0),
             ClientBody::Streaming(body) => body.remaining().map_or_else(SizeHint::new, SizeHint::with_exact),
-            ClientBody::Buffered(rest) => SizeHint::with_exact(rest.len() as u64),
         }
     }
 }

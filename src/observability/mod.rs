@@ -1,7 +1,6 @@
 //! Logs, metrics, traces and timings. They record what other folders report, and decide nothing about a request.
 
 pub mod auth_timing;
-pub mod label_values;
 pub mod log;
 pub mod metrics;
 pub mod phase;

@@ -4,35 +4,18 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::base::label_values::label_values;
 use crate::store::Timestamp;
 
-/// What kind of thing is stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StopKind {
-    /// Requests that name this ontology.
-    Ontology,
-    /// Requests of this user, or on behalf of this user, and the user's logins.
-    User,
-    /// Requests of this route.
-    Route,
-}
-
-impl StopKind {
-    /// All kinds.
-    pub const ALL: [StopKind; 3] = [StopKind::Ontology, StopKind::User, StopKind::Route];
-
-    /// The word in commands and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            StopKind::Ontology => "ontology",
-            StopKind::User => "user",
-            StopKind::Route => "route",
-        }
-    }
-
-    /// The kind of a word; `None` for any other text.
-    pub fn parse(word: &str) -> Option<StopKind> {
-        StopKind::ALL.into_iter().find(|kind| kind.as_str() == word)
+label_values! {
+    /// What kind of thing is stopped.
+    StopKind {
+        /// Requests that name this ontology.
+        Ontology = "ontology",
+        /// Requests of this user, or on behalf of this user, and the user's logins.
+        User = "user",
+        /// Requests of this route.
+        Route = "route",
     }
 }
 
@@ -114,7 +97,7 @@ pub(super) fn encode(target: &StopTarget, note: Option<&StopNote>) -> Vec<u8> {
 
 pub(super) fn decode(bytes: &[u8]) -> Option<(StopTarget, Option<StopNote>)> {
     let (kind, rest) = bytes.split_first()?;
-    let kind = StopKind::ALL.into_iter().find(|known| known.as_str().as_bytes()[0] == *kind)?;
+    let kind = StopKind::ALL.iter().copied().find(|known| known.as_str().as_bytes()[0] == *kind)?;
     let (length, rest) = rest.split_first_chunk()?;
     let (name, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
     let target = StopTarget::new(kind, std::str::from_utf8(name).ok()?)?;
@@ -134,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_stop_survives_encoding() {
-        for kind in StopKind::ALL {
+        for kind in StopKind::ALL.iter().copied() {
             assert_eq!(StopKind::parse(kind.as_str()), Some(kind));
             let target = StopTarget::new(kind, "größe").expect("valid");
             let note = StopNote { why: "Too slow.".into(), since: Timestamp(7), has_end: true };

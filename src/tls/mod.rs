@@ -18,8 +18,8 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 
-use crate::config::CertificateFiles;
 use crate::config::options::UPSTREAM;
+use crate::config::{CertificateFiles, Problem};
 
 pub use certificates::{CertificateFault, CertificateNames, CertificateStatus};
 pub use outbound::{OutboundTls, backend_tls, client_tls, trust_only_config};
@@ -107,6 +107,12 @@ impl TlsError {
             TlsError::ServerName(_) => UPSTREAM.server_name.key,
             TlsError::Setup(_) => "tls",
         }
+    }
+}
+
+impl From<TlsError> for Problem {
+    fn from(error: TlsError) -> Problem {
+        Problem::new(error.option(), error.to_string())
     }
 }
 

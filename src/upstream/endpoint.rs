@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 
 use crate::admission::EndpointLoad;
 use crate::base::counter::SingleWriterCounter;
+use crate::base::label_values::label_values;
 use crate::config::HealthOptions;
-use crate::observability::label_values::label_values;
 use crate::observability::metrics::EndpointCounts;
 use crate::upstream::origin::{EndpointAddress, UpstreamOrigin};
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::admission::{LimitExceeded, QueueError, RuleExceeded};
+use crate::base::label_values::label_values;
 use crate::gateway::get_token;
 use crate::observability::phase::Phase;
 use crate::store::{ActiveStop, StopKind, StopNote, StopTarget, Timestamp};
@@ -120,31 +121,19 @@ pub struct RejectionEntry {
     pub remedy: &'static str,
 }
 
-/// The cause of a rejection: which side has to change something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// In the client's request, or in what lies between the client and the gateway.
-    Request,
-    /// In the client's credentials.
-    Credentials,
-    /// In rules and limits of the operator, or in clients that exceed them.
-    Rules,
-    /// In a dependency: backend, store, verifier or issuer.
-    Dependency,
-    /// In the gateway itself.
-    Gateway,
-}
-
-impl Fault {
-    /// The text in `docs/errors.md`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Fault::Request => "the request",
-            Fault::Credentials => "the credentials",
-            Fault::Rules => "rules and limits",
-            Fault::Dependency => "a dependency",
-            Fault::Gateway => "the gateway",
-        }
+label_values! {
+    /// The cause of a rejection: which side has to change something.
+    Fault {
+        /// In the client's request, or in what lies between the client and the gateway.
+        Request = "the request",
+        /// In the client's credentials.
+        Credentials = "the credentials",
+        /// In rules and limits of the operator, or in clients that exceed them.
+        Rules = "rules and limits",
+        /// In a dependency: backend, store, verifier or issuer.
+        Dependency = "a dependency",
+        /// In the gateway itself.
+        Gateway = "the gateway",
     }
 }
 
@@ -163,34 +152,22 @@ trait ExampleData {
     fn example() -> Self;
 }
 
-impl ExampleData for &'static str {
-    fn example() -> &'static str {
-        "…"
-    }
+macro_rules! examples {
+    ($($type:ty => $value:expr;)*) => {
+        $(impl ExampleData for $type {
+            fn example() -> $type {
+                $value
+            }
+        })*
+    };
 }
 
-impl ExampleData for String {
-    fn example() -> String {
-        "…".to_owned()
-    }
-}
-
-impl ExampleData for Arc<str> {
-    fn example() -> Arc<str> {
-        "…".into()
-    }
-}
-
-impl ExampleData for Duration {
-    fn example() -> Duration {
-        Duration::ZERO
-    }
-}
-
-impl ExampleData for RuleExceeded {
-    fn example() -> RuleExceeded {
-        RuleExceeded { rule: "…".into(), retry_after: Duration::ZERO }
-    }
+examples! {
+    &'static str => "…";
+    String => "…".to_owned();
+    Arc<str> => "…".into();
+    Duration => Duration::ZERO;
+    RuleExceeded => RuleExceeded { rule: "…".into(), retry_after: Duration::ZERO };
 }
 
 /// A request that an operator has stopped.

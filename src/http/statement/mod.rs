@@ -13,48 +13,23 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde::Deserialize;
 
 use crate::base::hex;
+use crate::base::label_values::label_values;
 
 pub use token_request::TokenRequest;
 
-/// What a statement does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StatementClass {
-    /// Reads data.
-    Read,
-    /// Changes data.
-    Write,
-    /// Changes ontologies, rights or settings.
-    Admin,
-    /// Shows metadata; over Thrift also the calls that belong to a session or fetch results.
-    Show,
-    /// Not understood.
-    Unknown,
-}
-
-impl StatementClass {
-    /// All classes.
-    pub const ALL: [StatementClass; 5] = [
-        StatementClass::Read,
-        StatementClass::Write,
-        StatementClass::Admin,
-        StatementClass::Show,
-        StatementClass::Unknown,
-    ];
-
-    /// The class of a word; `None` for any other text.
-    pub fn parse(word: &str) -> Option<StatementClass> {
-        StatementClass::ALL.into_iter().find(|class| class.as_str() == word)
-    }
-
-    /// The word in options and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            StatementClass::Read => "read",
-            StatementClass::Write => "write",
-            StatementClass::Admin => "admin",
-            StatementClass::Show => "show",
-            StatementClass::Unknown => "unknown",
-        }
+label_values! {
+    /// What a statement does.
+    StatementClass {
+        /// Reads data.
+        Read = "read",
+        /// Changes data.
+        Write = "write",
+        /// Changes ontologies, rights or settings.
+        Admin = "admin",
+        /// Shows metadata; over Thrift also the calls that belong to a session or fetch results.
+        Show = "show",
+        /// Not understood.
+        Unknown = "unknown",
     }
 }
 

@@ -1,6 +1,6 @@
 //! Why the gateway closed a client connection or did not accept it, as a label value.
 
-use crate::observability::label_values::label_values;
+use crate::base::label_values::label_values;
 
 label_values! {
     /// Each cause is one value of the label `cause`.

@@ -11,8 +11,8 @@ use http::StatusCode;
 use parking_lot::Mutex;
 
 use crate::base::counter::SingleWriterCounter;
+use crate::base::label_values::label_values;
 use crate::base::user_name::UserName;
-use crate::observability::label_values::label_values;
 use crate::observability::metrics::callers::CallerCounts;
 use crate::observability::metrics::histogram::{DurationHistogram, Histogram};
 use crate::observability::metrics::route::{CompletedRequest, RouteCounters, RouteTotals};

@@ -17,8 +17,8 @@ use http::StatusCode;
 use parking_lot::Mutex;
 
 use crate::base::clock;
+use crate::base::label_values::label_values;
 use crate::http::statement::{StatementClass, StatementFingerprint};
-use crate::observability::label_values::label_values;
 use crate::observability::metrics::QueryMetrics;
 
 pub use cancellation::Cancellation;

@@ -9,8 +9,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use crate::base::label_values::label_values;
 use crate::base::truncate::truncate;
-use crate::observability::label_values::label_values;
 use crate::observability::queries::CompletedQuery;
 
 /// The time that the statistics cover; the oldest part of five minutes is dropped as a whole.
@@ -39,13 +39,6 @@ label_values! {
         Ontology = "ontology",
         /// The statement without its literals.
         Fingerprint = "fingerprint",
-    }
-}
-
-impl StatisticsKey {
-    /// The kind of a word; `None` for any other text.
-    pub fn parse(word: &str) -> Option<StatisticsKey> {
-        StatisticsKey::ALL.iter().copied().find(|key| key.as_str() == word)
     }
 }
 

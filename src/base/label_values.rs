@@ -1,4 +1,4 @@
-//! Enums whose variants are words in metrics, logs and JSON. They never change.
+//! Enums whose variants are words in options, metrics, logs and JSON. They never change.
 
 /// Defines an enum with a word for each variant.
 macro_rules! label_values {
@@ -14,6 +14,11 @@ macro_rules! label_values {
             /// The word of this variant.
             pub fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $word,)* }
+            }
+
+            /// The variant of a word; `None` for any other text.
+            pub fn parse(word: &str) -> Option<$name> {
+                $name::ALL.iter().copied().find(|value| value.as_str() == word)
             }
         }
     };
