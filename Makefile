@@ -81,7 +81,7 @@ packages: release
 	deploy/release/packages "$$(deploy/release/archive target/trained/timbr-gateway target/THIRD_PARTY_LICENSES target/packages)" \
 	  target/packages
 
-# The release compared with nginx, HAProxy and Envoy. The method is in bench/README.md, the results are in bench/results.
+# The release compared with nginx, HAProxy, Envoy and Pingora. The method is in bench/README.md, the results are in bench/results.
 bench: release
 	bench/setup
 	python3 bench/run.py $(BENCH)

@@ -4,14 +4,14 @@ import dataclasses
 import typing
 
 from load import h2load, mix, resume, wrk
-from proxies import ENVOY, GATEWAY, HAPROXY, HAPROXY_TUNED, NGINX, NGINX_TUNED, OLD
+from proxies import GATEWAY, HAPROXY_TUNED, NGINX_TUNED, OLD, PROGRAMS
 
 QUERY = "/timbr/openapi/ontology/sales/query"
 BIG = f"{QUERY}/bytes/{10 << 20}"
 BIG_COUNT = 80  # messages of 10 MiB, for the cases that use h2load
 CONNECTIONS = 64
 
-SMALL_PEERS = (GATEWAY, OLD, NGINX, HAPROXY, ENVOY)
+SMALL_PEERS = (GATEWAY, OLD, *PROGRAMS)
 BIG_PEERS = (*SMALL_PEERS, NGINX_TUNED, HAPROXY_TUNED)
 ALONE = (GATEWAY, OLD)
 

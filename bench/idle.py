@@ -63,6 +63,8 @@ def _connect(proxy, kind, number):
     port = proxy.tls_port if kind == "TLS" else proxy.plain_port
     # A separate source address for each 5,000 connections, because the range of local ports is small.
     connection = socket.create_connection(("127.0.0.1", port), 10, source_address=(f"127.0.0.{2 + number // 5000}", 0))
+    # Otherwise the request waits until the end of the handshake is acknowledged, for 40 ms with some proxies.
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if kind == "plain":
         return connection
     return UNVERIFIED.wrap_socket(connection)

@@ -12,11 +12,13 @@ import urllib.request
 HERE = pathlib.Path(__file__).resolve().parent
 
 NGINX_BUFFERS = "proxy_buffer_size 64k; proxy_buffers 16 64k; proxy_busy_buffers_size 256k; client_body_buffer_size 64k;"
-GATEWAY, OLD, NGINX, HAPROXY, ENVOY = "gateway", "old", "nginx", "haproxy", "envoy"
+GATEWAY, OLD, NGINX, HAPROXY, ENVOY, PINGORA = "gateway", "old", "nginx", "haproxy", "envoy", "pingora"
 NGINX_TUNED, HAPROXY_TUNED = "nginx-tuned", "haproxy-tuned"
-PEERS = [NGINX, HAPROXY, ENVOY, NGINX_TUNED, HAPROXY_TUNED]
+PEERS = [NGINX, HAPROXY, ENVOY, PINGORA, NGINX_TUNED, HAPROXY_TUNED]
+PROGRAMS = [NGINX, HAPROXY, ENVOY, PINGORA]
+NEWEST_ONLY = [ENVOY, PINGORA]  # Debian does not have them
 
-# Where bench/newest unpacks them.
+# Where bench/newest puts them.
 NEWEST = HERE.parent / "target" / "bench-newest" / "bin"
 
 
@@ -103,6 +105,11 @@ class Bench:
             config = self._config(name, "peers/envoy.json", values)
             command = [self.program(ENVOY), "-c", config, "--concurrency", values["workers"],
                        "--disable-hot-restart", "--log-level", "error"]
+        elif kind == PINGORA:
+            values = self._values(name, {})
+            addresses = (f"127.0.0.1:{values[port]}" for port in ("plain_port", "tls_port", "upstream_port"))
+            files = (values[file] for file in ("certificate", "key", "keys"))
+            command = [self.program(PINGORA), *addresses, *files, values["workers"]]
         else:
             tuning = {"buffers": "tune.bufsize 65536" if tuned else "", "splice": "option splice-auto" if tuned else ""}
             most = 4000 if tuned else self.options.descriptors // 2 - 500
@@ -178,7 +185,8 @@ def versions(binary, newest):
         ("gateway", first_line(binary, "--version")),
         ("nginx", first_line(program_of(NGINX, newest), "-v").removeprefix("nginx version: ")),
         ("HAProxy", first_line(program_of(HAPROXY, newest), "-v").split(" - ")[0]),
-        ("Envoy", first_line(program_of(ENVOY, newest), "--version")),
+        ("Envoy", first_line(program_of(ENVOY, newest), "--version").split("version: ")[-1]),
+        ("Pingora", first_line(program_of(PINGORA, newest), "--version")),
         ("OpenSSL of the load generators", first_line("openssl", "version").split(" (")[0]),
         ("load", f"{first_line('wrk', '-v').split(' [')[0]}, {first_line('h2load', '--version')}"),
         ("kernel", first_line("uname", "-sr")),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares the gateway with nginx, HAProxy and Envoy on the same workload, and checks its targets.
+"""Compares the gateway with nginx, HAProxy, Envoy and Pingora on the same workload, and checks its targets.
 
 The proxies are pinned to one core, load generator and upstream to the other. They are measured one after the other in each
 round. The metric is CPU time per request: it is stable on a noisy machine, where requests per second are not. All traffic
@@ -26,7 +26,7 @@ import tokens
 from cases import CASES
 from inputs import Inputs
 from processes import Processes, raise_descriptors
-from proxies import ENVOY, GATEWAY, HAPROXY, NGINX, OLD, PEERS, Bench, program_of, versions
+from proxies import GATEWAY, NEWEST_ONLY, OLD, PEERS, PROGRAMS, Bench, program_of, versions
 from verify import verify
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -68,8 +68,8 @@ def fitted(options):
     for program in ("gcc", "openssl", "wrk", "h2load", "curl", "gnuplot"):
         if not shutil.which(program):
             raise SystemExit(f"error: {program} is missing; bench/setup installs it")
-    options.peers = [] if options.no_peers else [peer for peer in PEERS if options.newest or peer != ENVOY]
-    for program in (NGINX, HAPROXY, ENVOY):
+    options.peers = [] if options.no_peers else [peer for peer in PEERS if options.newest or peer not in NEWEST_ONLY]
+    for program in PROGRAMS:
         if program in options.peers and not program_of(program, options.newest):
             raise SystemExit(f"error: {program} is missing; bench/setup installs it")
     cores = sorted(os.sched_getaffinity(0))

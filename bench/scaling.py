@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the measured tables of docs/scaling.md from bench/results/NAME.json.
+"""Writes the measured tables of docs/scaling.md from bench/results/NAME.json, and measures the memory of a token.
 
     bench/scaling.py NAME
 
@@ -8,9 +8,11 @@ All computation is in this file, so that the page and the results stay consisten
 
 import json
 import math
+import os
 import pathlib
 import re
 import statistics
+import subprocess
 import sys
 
 from report import table
@@ -23,7 +25,7 @@ NEEDED = ("plain-h1", "tls-h1", "tls-h2", "handshake", "reject", "get_token", "d
 UTILIZATION = 0.6  # of a core, at most: reserve for a failing node, for bursts, and for tail latency
 CORES = 8  # per node
 RATES = (10_000, 100_000, 1_000_000)
-TOKEN_BYTES = 241  # resident memory per minted token, as printed by `make micro`
+TOKEN_BENCH = ("bench", "--locked", "--profile", "instructions", "--bench", "tokens")
 CLIENTS = {
     "persistent connections, HTTP/1.1": "tls-h1",
     "persistent connections, HTTP/2": "tls-h2",
@@ -44,6 +46,12 @@ def main(name):
         text = text.replace(found[0], f"{begin}{rows}{end}")
     PAGE.write_text(text)
     print(f"written: {PAGE.relative_to(ROOT)}, from {path.relative_to(ROOT)}")
+
+
+def token_bytes():
+    """Resident memory per minted token."""
+    output = subprocess.run([os.environ.get("CARGO", "cargo"), *TOKEN_BENCH], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return int(re.search(r"minted tokens take (\d+) bytes each", output)[1])
 
 
 def micros(figures, case):
@@ -69,7 +77,7 @@ def units(figures):
         ["idle connection, TLS", f"{idle['gateway TLS KiB']:.1f} KiB", "", "`idle`"],
         ["idle connection, without TLS", f"{idle['gateway plain KiB']:.1f} KiB", "", "`idle`"],
         ["key of `tokens.keys_file`", f"{figures['tokens-1m']['bytes a key']:.0f} B", "", "`tokens-1m`"],
-        ["minted token", f"{TOKEN_BYTES} B", "", "`make micro`"],
+        ["minted token", f"{token_bytes()} B", "", "`make micro`"],
         ["start", f"{next(iter(start.values())):.0f} ms", "", "`cold-start`"],
     ])
 
