@@ -13,7 +13,6 @@ mod workers;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,43 +54,10 @@ pub enum StartError {
     Bind {
         /// Key of the option.
         key: &'static str,
-        /// Its value.
-        address: SocketAddr,
-        /// The error of the operating system.
+        /// Its value: an address or the path of a socket.
+        address: String,
+        /// The error, with what to do about it.
         source: io::Error,
-    },
-    /// A different process listens on the address.
-    #[error(
-        "{key}: cannot listen on {address}: Address already in use; `ss -ltnp 'sport = :{}'` shows the process: stop \
-         it, or set {key} to a different address",
-        address.port()
-    )]
-    AddressInUse {
-        /// Key of the option.
-        key: &'static str,
-        /// Its value.
-        address: SocketAddr,
-    },
-    /// A Unix socket cannot be bound.
-    #[error("{key}: cannot listen on {}", path.display())]
-    BindSocket {
-        /// Key of the option.
-        key: &'static str,
-        /// Its path.
-        path: PathBuf,
-        /// The error, or what is wrong with the folder.
-        source: io::Error,
-    },
-    /// A port below 1024 needs a privilege that the process does not have.
-    #[error(
-        "{key}: cannot listen on {address}: ports below 1024 need the capability CAP_NET_BIND_SERVICE; grant it \
-         (AmbientCapabilities= in the systemd unit, or the securityContext of the container) or use a higher port"
-    )]
-    PrivilegedPort {
-        /// Key of the option.
-        key: &'static str,
-        /// Its value.
-        address: SocketAddr,
     },
     /// The service manager passed a socket for a listener that is disabled.
     #[error(

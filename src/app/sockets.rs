@@ -81,11 +81,8 @@ fn bind_socket(
     socket: Option<&(PathBuf, u32)>,
 ) -> Result<Option<(SocketFile, UnixListener)>, StartError> {
     let bind = |(path, mode): &(PathBuf, u32)| {
-        SocketFile::bind(path, *mode).map_err(|error| StartError::BindSocket {
-            key,
-            path: path.clone(),
-            source: with_remedy(error),
-        })
+        let failed = |error| StartError::Bind { key, address: path.display().to_string(), source: with_remedy(error) };
+        SocketFile::bind(path, *mode).map_err(failed)
     };
     socket.map(bind).transpose()
 }
@@ -114,13 +111,23 @@ fn open_or_inherit(
 }
 
 fn bind_error(key: &'static str, address: SocketAddr, error: io::Error) -> StartError {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied if address.port() < 1024 => StartError::PrivilegedPort { key, address },
+    let (kind, port) = (error.kind(), address.port());
+    let source = match kind {
+        io::ErrorKind::PermissionDenied if port < 1024 => io::Error::new(
+            kind,
+            "ports below 1024 need the capability CAP_NET_BIND_SERVICE; grant it (AmbientCapabilities= in the systemd \
+             unit, or the securityContext of the container) or use a higher port",
+        ),
         // The remedy is about files. A security module of the kernel refuses other ports.
-        io::ErrorKind::PermissionDenied => StartError::Bind { key, address, source: error },
-        io::ErrorKind::AddrInUse => StartError::AddressInUse { key, address },
-        _ => StartError::Bind { key, address, source: with_remedy(error) },
-    }
+        io::ErrorKind::PermissionDenied => error,
+        io::ErrorKind::AddrInUse => {
+            let command = format!("ss -ltnp 'sport = :{port}'");
+            let remedy = format!("stop it, or set {key} to a different address");
+            io::Error::new(kind, format!("Address already in use; `{command}` shows the process: {remedy}"))
+        }
+        _ => with_remedy(error),
+    };
+    StartError::Bind { key, address: address.to_string(), source }
 }
 
 #[cfg(test)]

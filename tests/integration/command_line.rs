@@ -27,11 +27,14 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 #[test]
-fn the_demo_shows_the_round_trip() {
-    let output = program(&["demo", "--once", "--listen-https", "127.0.0.1:0"], &[], "");
+fn the_demo_shows_the_round_trip_on_a_free_port() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = taken.local_addr().expect("an address").to_string();
+    let output = program(&["demo", "--once", "--listen-https", &address], &[], "");
     let shown = text(&output.stdout);
     assert!(output.status.success(), "{output:?}");
     for expected in [
+        &*format!("{address} is in use; using a free port instead."),
         "401  {\"status\":\"error\"",
         "200  {\"data\":[\"tk_",
         "200  [{\"country\":\"United Kingdom\"",

@@ -127,7 +127,7 @@ fn bind(salt: &Secret, https: &str, backend: SocketAddr) -> anyhow::Result<Bound
     let (bound, log) = match attempt(https)? {
         (Err(StartError::Bind { address, source, .. }), _) if source.kind() == ErrorKind::AddrInUse => {
             print_line(format_args!("{address} is in use; using a free port instead."))?;
-            attempt(&SocketAddr::new(address.ip(), 0).to_string())?
+            attempt(&SocketAddr::new(address.parse::<SocketAddr>()?.ip(), 0).to_string())?
         }
         other => other,
     };
