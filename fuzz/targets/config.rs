@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use timbr_gateway::config::file::Node;
+use timbr_gateway::config::file;
 use timbr_gateway::config::print::{OriginComments, to_yaml};
 use timbr_gateway::config::{Sources, load};
 
@@ -41,7 +41,7 @@ fn read(text: &[u8]) -> Option<String> {
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(text) = std::str::from_utf8(data) {
-        let _ = Node::parse(text);
+        let _ = file::parse(text);
     }
     if let Some(printed) = read(data) {
         assert!(!printed.contains(SALT));

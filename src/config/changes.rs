@@ -6,9 +6,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{self, Digest, SHA256, digest};
+use serde_json::Value;
 use zeroize::Zeroizing;
 
-use crate::config::file::Node;
+use crate::config::file;
 use crate::config::options::{self, AUDIT, AUTH, GLOBAL, LISTEN, LOG, Shape};
 use crate::config::{Config, ListenOptions, Settings, StoreKeyOptions};
 
@@ -184,10 +185,10 @@ fn named_files(settings: &Settings) -> impl Iterator<Item = (&'static str, PathB
 /// The files that the entries of a list name. Key sets are watched separately. The reader of the option reports
 /// problems.
 fn entry_files(text: &str) -> Vec<PathBuf> {
-    let Ok(Node::List(entries)) = Node::parse(text) else { return Vec::new() };
-    let keys = entries.into_iter().flat_map(|entry| if let Node::Map(keys) = entry { keys } else { Vec::new() });
-    let files = keys.filter(|(key, _)| key.ends_with("_file") && key != "jwks_file");
-    files.filter_map(|(_, node)| if let Node::Text(path) = node { Some(PathBuf::from(path)) } else { None }).collect()
+    let Ok(Value::Array(entries)) = file::parse(text) else { return Vec::new() };
+    let keys = entries.iter().filter_map(Value::as_object).flatten();
+    let files = keys.filter(|(key, _)| key.ends_with("_file") && *key != "jwks_file");
+    files.filter_map(|(_, path)| path.as_str().map(PathBuf::from)).collect()
 }
 
 #[cfg(test)]

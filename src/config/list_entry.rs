@@ -2,13 +2,15 @@
 
 use std::str::FromStr;
 
-use crate::config::file::Node;
+use serde_json::{Map, Value};
+
+use crate::config::file;
 use crate::config::sources::Problem;
 
 /// An entry that is being read.
 pub struct ListEntry<'a> {
     at: String,
-    values: Vec<(String, Node)>,
+    values: Map<String, Value>,
     empty: EmptyKeys,
     known: Vec<&'static str>,
     problems: &'a mut Vec<Problem>,
@@ -26,13 +28,13 @@ pub enum EmptyKeys {
 
 impl<'a> ListEntry<'a> {
     /// The entry at a path such as `auth.jwt_issuers[0]`. `None` and a problem if it is not a group of keys.
-    pub fn new(at: String, node: Node, problems: &'a mut Vec<Problem>) -> Option<ListEntry<'a>> {
+    pub fn new(at: String, node: Value, problems: &'a mut Vec<Problem>) -> Option<ListEntry<'a>> {
         let problems_before = problems.len();
         let (empty, known) = (EmptyKeys::NotSet, Vec::new());
         match node {
-            Node::Map(values) => Some(ListEntry { at, values, empty, known, problems, problems_before }),
+            Value::Object(values) => Some(ListEntry { at, values, empty, known, problems, problems_before }),
             other => {
-                problems.push(Problem::new(at, format!("must be a group of keys, not {}", other.kind())));
+                problems.push(Problem::new(at, format!("must be a group of keys, not {}", file::kind(&other))));
                 None
             }
         }
@@ -54,7 +56,7 @@ impl<'a> ListEntry<'a> {
     }
 
     /// The value of a key, parsed; `None` if the key is not set, or its value was reported.
-    pub fn parse<T>(&mut self, key: &'static str, parse: impl FnOnce(&Node) -> Result<T, String>) -> Option<T> {
+    pub fn parse<T>(&mut self, key: &'static str, parse: impl FnOnce(&Value) -> Result<T, String>) -> Option<T> {
         let node = self.remove(key)?;
         parse(&node).map_err(|message| self.problem(key, message)).ok()
     }
@@ -62,7 +64,7 @@ impl<'a> ListEntry<'a> {
     /// The text of a key; `None` if the key is not set, or its value was reported.
     pub fn text(&mut self, key: &'static str) -> Option<String> {
         self.parse(key, |node| match node {
-            Node::Text(text) if !text.is_empty() => Ok(text.clone()),
+            Value::String(text) if !text.is_empty() => Ok(text.clone()),
             other => Err(format!("must be text, not {}; put it in quotes", kind(other))),
         })
     }
@@ -99,19 +101,19 @@ impl<'a> ListEntry<'a> {
     pub fn groups_of_texts(&mut self, key: &'static str) -> Vec<(String, Vec<String>)> {
         match self.remove(key) {
             None => Vec::new(),
-            Some(Node::Map(entries)) => {
+            Some(Value::Object(entries)) => {
                 entries.into_iter().map(|(name, node)| (name, self.texts_of(key, node))).collect()
             }
             Some(other) => {
-                self.problem(key, format!("must be a group of keys, not {}", other.kind()));
+                self.problem(key, format!("must be a group of keys, not {}", file::kind(&other)));
                 Vec::new()
             }
         }
     }
 
-    fn texts_of(&mut self, key: &'static str, node: Node) -> Vec<String> {
+    fn texts_of(&mut self, key: &'static str, node: Value) -> Vec<String> {
         let items = match node {
-            Node::List(items) => items,
+            Value::Array(items) => items,
             one => vec![one],
         };
         if items.is_empty() {
@@ -120,7 +122,7 @@ impl<'a> ListEntry<'a> {
         let mut texts = Vec::with_capacity(items.len());
         for item in items {
             match item {
-                Node::Text(text) if !text.is_empty() => texts.push(text),
+                Value::String(text) if !text.is_empty() => texts.push(text),
                 other => {
                     self.problem(key, format!("must contain text, not {}; put it in quotes", kind(&other)));
                 }
@@ -138,13 +140,15 @@ impl<'a> ListEntry<'a> {
     pub fn number<T: FromStr>(&mut self, key: &'static str) -> Option<T> {
         let is_whole = "0.5".parse::<T>().is_err();
         let message = if is_whole { "must be a whole number, not negative" } else { "must be a number" };
-        let number = |node: &Node| if let Node::Number(text) = node { text.parse().ok() } else { None };
-        self.parse(key, |node| number(node).ok_or_else(|| message.to_owned()))
+        self.parse(key, |node| {
+            let number = node.as_number().and_then(|number| file::number(number).parse().ok());
+            number.ok_or_else(|| message.to_owned())
+        })
     }
 
     /// Whether a key is set.
     pub fn has(&self, key: &str) -> bool {
-        self.values.iter().any(|(other, node)| other == key && *node != Node::Null)
+        self.values.get(key).is_some_and(|node| !node.is_null())
     }
 
     /// Reports all keys that were not read. True if the entry has no problem at all.
@@ -157,23 +161,22 @@ impl<'a> ListEntry<'a> {
     }
 
     /// The value of a key as it is; `None` if the key is not set.
-    pub fn remove(&mut self, key: &'static str) -> Option<Node> {
+    pub fn remove(&mut self, key: &'static str) -> Option<Value> {
         self.known.push(key);
-        let at = self.values.iter().position(|(other, _)| other == key)?;
-        let (_, node) = self.values.remove(at);
-        (node != Node::Null || self.empty == EmptyKeys::Rejected).then_some(node)
+        let node = self.values.remove(key)?;
+        (!node.is_null() || self.empty == EmptyKeys::Rejected).then_some(node)
     }
 }
 
 /// `true` or `false`.
-pub fn flag(node: &Node) -> Result<bool, String> {
-    if let Node::Bool(value) = node { Ok(*value) } else { Err("must be true or false".to_owned()) }
+pub fn flag(node: &Value) -> Result<bool, String> {
+    node.as_bool().ok_or_else(|| "must be true or false".to_owned())
 }
 
 /// Only empty text is rejected by readers of text.
-fn kind(node: &Node) -> &'static str {
+fn kind(node: &Value) -> &'static str {
     match node {
-        Node::Text(_) => "empty",
-        other => other.kind(),
+        Value::String(_) => "empty",
+        other => file::kind(other),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::file::Node;
+use crate::config::file;
 use crate::config::options::{self, OptionSpec, Shape};
 use crate::config::routes::{RouteProfile, defaults};
 use crate::config::sources::{Settings, ValueOrigin};
@@ -161,7 +161,7 @@ fn route_json(route: &RouteProfile) -> Value {
 fn value(shape: Shape, text: &str) -> Value {
     let node = match shape {
         Shape::Bool | Shape::Count | Shape::Limit => serde_json::from_str(text).ok(),
-        Shape::List => Node::parse(text).ok().map(|node| node.to_json()),
+        Shape::List => file::parse(text).ok(),
         _ => None,
     };
     node.unwrap_or_else(|| text.into())
@@ -171,7 +171,7 @@ fn scalar(shape: Shape, value: &str) -> String {
     match shape {
         Shape::Bool | Shape::Count | Shape::Limit => value.to_owned(),
         // Values of variables and flags can have several lines.
-        Shape::List => Node::parse(value).map_or_else(|_| quoted(value), |node| node.to_flow()),
+        Shape::List => file::parse(value).map_or_else(|_| quoted(value), |node| node.to_string()),
         _ => quoted(value),
     }
 }

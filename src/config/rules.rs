@@ -1,10 +1,10 @@
 //! Reads the rules of impersonation and authorization. Applies none.
 
 use http::Method;
+use serde_json::Value;
 
 use crate::base::glob::Glob;
 use crate::config::choices::{AuthorizationMode, OwnKeys};
-use crate::config::file::Node;
 use crate::config::list_entry::ListEntry;
 use crate::config::options::{AUTHORIZATION, IMPERSONATION, Key};
 use crate::config::reader::Reader;
@@ -84,7 +84,7 @@ impl Reader<'_> {
         Some(ImpersonationOptions { rules, backend_decides })
     }
 
-    pub(super) fn rules<T>(&mut self, key: &Key<Vec<Node>>, read: impl Fn(ListEntry<'_>) -> Option<T>) -> Vec<T> {
+    pub(super) fn rules<T>(&mut self, key: &Key<Vec<Value>>, read: impl Fn(ListEntry<'_>) -> Option<T>) -> Vec<T> {
         let nodes = self.get(key).unwrap_or_default().into_iter().enumerate();
         let entries = nodes
             .filter_map(|(index, node)| ListEntry::new(format!("{key}[{index}]"), node, self.problems).and_then(&read));

@@ -6,9 +6,11 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::base::secret::Secret;
 use crate::config::changes::FileHashes;
-use crate::config::file::Node;
+use crate::config::file;
 use crate::config::names::{all_groups, all_keys, unknown_name};
 use crate::config::options::{self, OptionSpec, PREFIX, Shape};
 
@@ -90,7 +92,7 @@ pub struct Settings {
     /// The options that have a value.
     pub values: BTreeMap<&'static str, Setting>,
     /// `routes` of the file, unparsed.
-    pub routes: Option<Node>,
+    pub routes: Option<Value>,
     /// The configuration file and the files with secrets.
     pub files: Vec<PathBuf>,
     /// Hashes of the files that options name.
@@ -129,9 +131,9 @@ pub fn merge(sources: &Sources, problems: &mut Vec<Problem>) -> Settings {
 }
 
 /// The name in an entry of `upstreams`, and its other keys as the settings of `upstream`, defaults included.
-pub fn upstream_entry(at: &str, node: Node, problems: &mut Vec<Problem>) -> Option<(Option<String>, Settings)> {
-    let Node::Map(entries) = node else {
-        problems.push(Problem::new(at, format!("must be a group of keys, not {}", node.kind())));
+pub fn upstream_entry(at: &str, node: Value, problems: &mut Vec<Problem>) -> Option<(Option<String>, Settings)> {
+    let Value::Object(entries) = node else {
+        problems.push(Problem::new(at, format!("must be a group of keys, not {}", file::kind(&node))));
         return None;
     };
     let keys = || options::all().filter(|option| option.key.starts_with("upstream."));
@@ -225,10 +227,10 @@ struct FileReader<'a> {
 
 impl FileReader<'_> {
     /// Returns `routes`, which is not an option.
-    fn read(&mut self) -> Option<Node> {
-        let tree = Node::read(self.path).map_err(|message| self.problem(CONFIG, message)).ok()?;
-        let Node::Map(entries) = tree else {
-            let message = format!("{} must contain keys and values, not {}", self.path.display(), tree.kind());
+    fn read(&mut self) -> Option<Value> {
+        let tree = file::read(self.path).map_err(|message| self.problem(CONFIG, message)).ok()?;
+        let Value::Object(entries) = tree else {
+            let message = format!("{} must contain keys and values, not {}", self.path.display(), file::kind(&tree));
             self.problem(CONFIG, message);
             return None;
         };
@@ -243,7 +245,7 @@ impl FileReader<'_> {
         routes
     }
 
-    fn flatten(&mut self, key: &str, node: Node) {
+    fn flatten(&mut self, key: &str, node: Value) {
         if let Some(shape) = shape_of(key) {
             match scalar(shape, node) {
                 Ok(Some(text)) => {
@@ -256,16 +258,16 @@ impl FileReader<'_> {
             return;
         }
         match node {
-            Node::Map(entries) if is_group(key) => {
+            Value::Object(entries) if is_group(key) => {
                 for (name, node) in entries {
                     self.flatten(&format!("{key}.{name}"), node);
                 }
             }
-            Node::Null if is_group(key) => {}
+            Value::Null if is_group(key) => {}
             _ if is_group(key) => {
-                self.problem(key, format!("must be a group of keys, indented below it, not {}", node.kind()));
+                self.problem(key, format!("must be a group of keys, indented below it, not {}", file::kind(&node)));
             }
-            Node::Map(_) if !key.contains('.') => self.problem(key, unknown_name("section", key, &all_groups())),
+            Value::Object(_) if !key.contains('.') => self.problem(key, unknown_name("section", key, &all_groups())),
             _ => self.problem(key, unknown_name("key", key, &all_keys())),
         }
     }
@@ -296,30 +298,30 @@ fn is_group(key: &str) -> bool {
 }
 
 /// A value of the file as text; `Ok(None)` for an empty one, which counts as not set.
-fn scalar(shape: Shape, node: Node) -> Result<Option<String>, String> {
+fn scalar(shape: Shape, node: Value) -> Result<Option<String>, String> {
     match (node, shape) {
-        (Node::Null, _) => Ok(None),
-        (Node::List(items), Shape::Networks | Shape::Urls | Shape::Names) => {
+        (Value::Null, _) => Ok(None),
+        (Value::Array(items), Shape::Networks | Shape::Urls | Shape::Names) => {
             items.into_iter().map(item_text).collect::<Result<Vec<_>, _>>().map(|items| Some(items.join(",")))
         }
-        (node @ Node::List(_), Shape::List) => Ok(Some(node.to_flow())),
-        (Node::Text(text), _) => Ok(Some(text)),
-        (Node::Bool(value), Shape::Bool) => Ok(Some(value.to_string())),
-        (Node::Number(number), Shape::Count | Shape::Limit) => Ok(Some(number)),
-        (Node::Number(_), Shape::Size) => Err("needs a unit, such as \"512KiB\" or \"100MiB\"".to_owned()),
-        (Node::Number(_), Shape::Duration | Shape::OptionalDuration) => {
+        (node @ Value::Array(_), Shape::List) => Ok(Some(node.to_string())),
+        (Value::String(text), _) => Ok(Some(text)),
+        (Value::Bool(value), Shape::Bool) => Ok(Some(value.to_string())),
+        (Value::Number(number), Shape::Count | Shape::Limit) => Ok(Some(file::number(&number))),
+        (Value::Number(_), Shape::Size) => Err("needs a unit, such as \"512KiB\" or \"100MiB\"".to_owned()),
+        (Value::Number(_), Shape::Duration | Shape::OptionalDuration) => {
             Err("needs a unit, such as \"30s\", \"10m\" or \"1500ms\"".to_owned())
         }
         // YAML parses 0123 as 123 and 1e3 as 1000: text that looks like a number would change silently.
-        (Node::Bool(_) | Node::Number(_), _) => Err("must be text; put it in quotes".to_owned()),
-        (node, _) => Err(format!("must be a single value, not {}", node.kind())),
+        (Value::Bool(_) | Value::Number(_), _) => Err("must be text; put it in quotes".to_owned()),
+        (node, _) => Err(format!("must be a single value, not {}", file::kind(&node))),
     }
 }
 
-fn item_text(node: Node) -> Result<String, String> {
+fn item_text(node: Value) -> Result<String, String> {
     match node {
-        Node::Text(text) => Ok(text),
-        other => Err(format!("must contain text, not {}", other.kind())),
+        Value::String(text) => Ok(text),
+        other => Err(format!("must contain text, not {}", file::kind(&other))),
     }
 }
 

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::base::secret::Secret;
-use crate::config::file::Node;
 use crate::config::options::{GLOBAL, UPSTREAM};
 use crate::config::reader::{Reader, complete};
 use crate::config::sources::{self, Problem, ValueOrigin};
@@ -194,7 +195,7 @@ impl Reader<'_> {
         upstreams
     }
 
-    fn named_upstream(&mut self, at: &str, node: Node) -> Option<UpstreamOptions> {
+    fn named_upstream(&mut self, at: &str, node: Value) -> Option<UpstreamOptions> {
         let before = self.problems.len();
         let (name, mut settings) = sources::upstream_entry(at, node, self.problems)?;
         let has_own = |key| settings.values.get(key).is_some_and(|value| value.origin != ValueOrigin::Default);

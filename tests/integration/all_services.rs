@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use timbr_gateway::config::file::Node;
+use timbr_gateway::config::file;
 
 use crate::support::gateway::Gateway;
 use crate::support::upstream::Upstream;
@@ -67,8 +67,6 @@ fn each_path_reaches_its_service() {
 
 #[test]
 fn the_values_of_the_chart_have_the_same_configuration() {
-    let values = Node::parse(&shipped("helm/timbr-gateway/ci/all-services-values.yaml")).expect("valid");
-    let Node::Map(values) = values else { panic!("a map") };
-    let config = values.into_iter().find(|(key, _)| key == "config").expect("it has a configuration").1;
-    assert_eq!(config, Node::parse(&shipped("deploy/timbr/gateway.yaml")).expect("valid"));
+    let values = file::parse(&shipped("helm/timbr-gateway/ci/all-services-values.yaml")).expect("valid");
+    assert_eq!(values["config"], file::parse(&shipped("deploy/timbr/gateway.yaml")).expect("valid"));
 }

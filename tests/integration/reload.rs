@@ -102,7 +102,7 @@ fn an_invalid_configuration_is_rejected_with_all_errors_until_it_is_fixed() {
     let told = refused.json();
     let options: Vec<_> =
         told["problems"].as_array().expect("a list").iter().filter_map(|one| one["option"].as_str()).collect();
-    assert_eq!((refused.status, options), (422, vec!["timeouts.idle", "nonsense"]), "{told}");
+    assert_eq!((refused.status, options), (422, vec!["nonsense", "timeouts.idle"]), "{told}");
     assert!(told["data"].as_str().is_some_and(|text| text.contains("did you mean") || text.contains("unit")));
     // The files are read only if all options are valid.
     fixture.write(&config(&second, "tokens: {keys_file: /nonexistent}\ntls: {cert_file: /no, key_file: /no}\n"));

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde_json::Value;
 use tracing::level_filters::LevelFilter;
 
 use crate::base::glob::Glob;
@@ -16,7 +17,6 @@ use crate::config::choices::{
     CredentialKind, HalfClose, HostHeader, OwnKeys, ProxyHeader, ProxyProtocol, ShowTokenPolicy, StoreMode, StoreType,
     TlsMinVersion, UnknownIssuers, VerifierKind,
 };
-use crate::config::file::Node;
 use crate::config::options::types::{Count, DurationOrZero, Limit, Size};
 use crate::config::options::{Key, OptionSpec, group};
 use crate::config::reader::Reader;
@@ -63,7 +63,7 @@ group! { GLOBAL: GlobalKeys = "" {
         "Header in which the trusted proxies report the client. x-forwarded-for: X-Forwarded-For and X-Forwarded-Proto. \
          forwarded: Forwarded (RFC 7239), with for and proto. The other one is ignored, because a proxy that does not \
          write it forwards what the client wrote.";
-    upstreams: Vec<Node>,
+    upstreams: Vec<Value>,
         "Further upstreams, for routes that name one: a list of {name, url or urls, …} with the keys of upstream. See \
          upstreams.md.";
     workers: Count ["1"..="1024"],
@@ -108,7 +108,7 @@ group! { TLS: TlsKeys = "tls." {
          when it changes, like the other files of tls.";
     key_file: PathBuf,
         "Private key (PEM) of tls.cert_file.";
-    certificates: Vec<Node>,
+    certificates: Vec<Value>,
         "Additional certificates, selected by server name (SNI): a list of {cert_file, key_file}. Clients whose server \
          name matches none receive tls.cert_file or, if it is not set, the first certificate of this list.";
     min_version: TlsMinVersion = "1.2",
@@ -207,7 +207,7 @@ group! { AUTH: AuthKeys = "auth." {
          auth.verifier=salt-holder with upstream.credential=impersonate or with impersonation.rules.";
     bearer_max_age: Option<Duration> = "off",
         "Maximum age of a bearer. Older bearers are rejected.";
-    jwt_issuers: Vec<Node>,
+    jwt_issuers: Vec<Value>,
         "Identity providers whose JSON Web Tokens are accepted in x-jwt-token: a list of {issuer, jwks_url or jwks_file \
          or secret_file, audiences, …}. See configuration.md.";
     jwt_unknown_issuers: UnknownIssuers = "reject",
@@ -269,7 +269,7 @@ group! { LDAP: LdapKeys = "ldap." {
 } }
 
 group! { IMPERSONATION: ImpersonationKeys = "impersonation." {
-    rules: Vec<Node>,
+    rules: Vec<Value>,
         "Users who may act as other users with x-api-impersonate-user: a list of {users, act_as}, names or patterns \
          with * and ?. Requests that no rule allows are rejected.";
     own_keys: OwnKeys = "backend",
@@ -281,7 +281,7 @@ group! { AUTHORIZATION: AuthorizationKeys = "authorization." {
     mode: AuthorizationMode = "off",
         "Whether authorization.rules are applied. shadow: requests that no rule allows are logged, counted and \
          forwarded. enforce: they are rejected.";
-    rules: Vec<Node>,
+    rules: Vec<Value>,
         "Requests that are allowed: a list of {users, groups, unknown_users, routes, methods, ontologies, statements, tools}. See configuration.md.";
 } }
 
@@ -429,7 +429,7 @@ group! {
 } }
 
 group! { LIMIT_RULES: LimitRuleKeys = "limits." {
-    rules: Vec<Node>,
+    rules: Vec<Value>,
         "Rate limits and concurrency limits for each caller: a list of {name, users, groups, addresses, routes, ontologies, \
          requests_per_second, burst, concurrent, mode}. See configuration.md.";
 } }

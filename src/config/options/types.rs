@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde_json::Value;
 
 use crate::base::client_address;
 use crate::base::glob::Glob;
 use crate::base::secret::Secret;
-use crate::config::file::Node;
+use crate::config::file;
 use crate::config::{ServerUrl, size, url};
 
 /// The form of an option's text, for flags, the file, the JSON Schema and documents.
@@ -196,13 +197,13 @@ fn header_pattern(name: &str) -> Result<Glob, String> {
     Ok(Glob::new(name.to_ascii_lowercase()))
 }
 
-impl OptionType for Vec<Node> {
-    type Value = Vec<Node>;
+impl OptionType for Vec<Value> {
+    type Value = Vec<Value>;
     const SHAPE: Shape = Shape::List;
 
-    fn parse(text: &str) -> Result<Vec<Node>, String> {
-        match Node::parse(text) {
-            Ok(Node::List(items)) => Ok(items),
+    fn parse(text: &str) -> Result<Vec<Value>, String> {
+        match file::parse(text) {
+            Ok(Value::Array(items)) => Ok(items),
             _ => Err("must be a list of groups of keys in YAML: [{key: value, …}, …]".to_owned()),
         }
     }

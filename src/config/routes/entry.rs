@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::file::Node;
+use serde_json::Value;
+
+use crate::config::file;
 use crate::config::list_entry::{ListEntry, flag};
 use crate::config::options::OptionType;
 use crate::config::routes::builtin::{built_in, profile};
@@ -79,45 +81,45 @@ fn replace<T>(value: &mut T, new: Option<T>) {
 }
 
 /// The text of a node; empty for any other node.
-fn text(node: &Node) -> &str {
-    if let Node::Text(text) = node { text } else { "" }
+fn text(node: &Value) -> &str {
+    node.as_str().unwrap_or_default()
 }
 
-fn name(node: &Node) -> Result<String, String> {
+fn name(node: &Value) -> Result<String, String> {
     match node {
-        Node::Text(name) if is_name(name) => Ok(name.clone()),
+        Value::String(name) if is_name(name) => Ok(name.clone()),
         _ => Err("must be a word of a-z, 0-9, `-` and `_`".to_owned()),
     }
 }
 
-fn one_prefix(node: &Node) -> Result<Vec<String>, String> {
+fn one_prefix(node: &Value) -> Result<Vec<String>, String> {
     prefix(text(node)).map(|prefix| vec![prefix]).ok_or_else(|| PREFIX_FORM.to_owned())
 }
 
 /// `Some(None)` for `any`.
 fn content_types(entry: &mut ListEntry<'_>) -> Option<Option<Vec<MediaType>>> {
     match entry.remove("content_types")? {
-        Node::Text(word) if word == "any" => Some(None),
+        Value::String(word) if word == "any" => Some(None),
         node => list_of(entry, "content_types", node, MediaType::parse_bare).map(Some),
     }
 }
 
-fn bytes(node: &Node) -> Result<u64, String> {
+fn bytes(node: &Value) -> Result<u64, String> {
     size::parse(text(node)).ok_or_else(|| "must be a size with its unit, such as \"10MiB\"".to_owned())
 }
 
 /// Each interval costs a write and a wakeup per request.
-fn keepalive(node: &Node) -> Result<Duration, String> {
+fn keepalive(node: &Value) -> Result<Duration, String> {
     let interval = duration(node)?;
     <Duration as OptionType>::check(&interval, Some(("1s", "10m"))).map(|()| interval)
 }
 
-fn upstream(node: &Node, known: &[&str]) -> Result<usize, String> {
+fn upstream(node: &Value, known: &[&str]) -> Result<usize, String> {
     let index = known.iter().position(|name| *name == text(node));
     index.ok_or_else(|| format!("must be the name of an upstream: {}", known.join(", ")))
 }
 
-fn affinity(node: &Node) -> Result<Option<AffinityKey>, String> {
+fn affinity(node: &Value) -> Result<Option<AffinityKey>, String> {
     match text(node) {
         "none" => Ok(None),
         text => AffinityKey::parse(text).map(Some),
@@ -138,7 +140,7 @@ fn credentials(entry: &mut ListEntry<'_>) -> Option<AcceptedCredentials> {
     Some(accepts)
 }
 
-fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T, String> {
+fn word<T: Copy>(node: &Value, words: &[(&str, T)]) -> Result<T, String> {
     let found = words.iter().find(|(word, _)| *word == text(node)).map(|(_, value)| *value);
     found.ok_or_else(|| {
         let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
@@ -146,9 +148,9 @@ fn word<T: Copy>(node: &Node, words: &[(&str, T)]) -> Result<T, String> {
     })
 }
 
-fn duration(node: &Node) -> Result<Duration, String> {
+fn duration(node: &Value) -> Result<Duration, String> {
     match node {
-        Node::Text(text) => Duration::parse(text),
+        Value::String(text) => Duration::parse(text),
         _ => Err("must be a duration with its unit, such as \"30s\" or \"10m\"".to_owned()),
     }
 }
@@ -158,9 +160,9 @@ fn list<T>(entry: &mut ListEntry<'_>, key: &'static str, parse: impl Fn(&str) ->
     list_of(entry, key, node, parse)
 }
 
-fn list_of<T>(entry: &mut ListEntry<'_>, key: &str, node: Node, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
-    let Node::List(items) = node else {
-        entry.problem(key, format!("must be a list, not {}", node.kind()));
+fn list_of<T>(entry: &mut ListEntry<'_>, key: &str, node: Value, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    let Value::Array(items) = node else {
+        entry.problem(key, format!("must be a list, not {}", file::kind(&node)));
         return None;
     };
     if items.is_empty() {
@@ -169,11 +171,11 @@ fn list_of<T>(entry: &mut ListEntry<'_>, key: &str, node: Node, parse: impl Fn(&
     let mut list = Vec::new();
     for item in items {
         match item {
-            Node::Text(text) => match parse(&text) {
+            Value::String(text) => match parse(&text) {
                 Some(value) => list.push(value),
                 None => entry.problem(key, format!("{text:?} is not valid here")),
             },
-            other => entry.problem(key, format!("must contain text, not {}", other.kind())),
+            other => entry.problem(key, format!("must contain text, not {}", file::kind(&other))),
         }
     }
     Some(list)

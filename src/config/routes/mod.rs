@@ -9,9 +9,10 @@ use std::fmt;
 use std::time::Duration;
 
 use http::Method;
+use serde_json::Value;
 
 use crate::config::HostHeader;
-use crate::config::file::Node;
+use crate::config::file;
 use crate::config::list_entry::{EmptyKeys, ListEntry};
 use crate::config::sources::Problem;
 use crate::http::media_type::MediaType;
@@ -179,13 +180,18 @@ const METHODS: [Method; 7] =
 
 /// Merges `routes` of the file into the built-in profiles. `max_body` is `limits.body`, and `upstreams` has the names of
 /// all upstreams.
-pub fn merge(node: Option<&Node>, max_body: u64, upstreams: &[&str], problems: &mut Vec<Problem>) -> Vec<RouteProfile> {
+pub fn merge(
+    node: Option<&Value>,
+    max_body: u64,
+    upstreams: &[&str],
+    problems: &mut Vec<Problem>,
+) -> Vec<RouteProfile> {
     let mut profiles = defaults(max_body);
     let items = match node {
-        None | Some(Node::Null) => &[][..],
-        Some(Node::List(items)) => items,
+        None | Some(Value::Null) => &[][..],
+        Some(Value::Array(items)) => items,
         Some(other) => {
-            problems.push(Problem::new("routes", format!("must be a list, not {}", other.kind())));
+            problems.push(Problem::new("routes", format!("must be a list, not {}", file::kind(other))));
             &[]
         }
     };
@@ -234,7 +240,7 @@ mod tests {
     use super::*;
 
     fn merged(yaml: &str) -> (Vec<RouteProfile>, Vec<String>) {
-        let node = Node::parse(yaml).expect("valid YAML");
+        let node = file::parse(yaml).expect("valid YAML");
         let mut problems = Vec::new();
         let routes = merge(Some(&node), 1000, &["default", "timbr-server"], &mut problems);
         (routes, problems.iter().map(ToString::to_string).collect())
