@@ -6,11 +6,10 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use crate::config::choices::{AuthorizationMode, CredentialKind, VerifierKind};
-use crate::config::options::{AUTH, AUTHORIZATION, IMPERSONATION, LDAP, LIMIT_RULES, PLATFORM, TOKENS, UPSTREAM};
+use crate::config::options::{AUTH, AUTHORIZATION, IMPERSONATION, LIMIT_RULES, PLATFORM, TOKENS, UPSTREAM};
 use crate::config::reader::{Reader, complete};
 use crate::config::{
-    CredentialMode, ForeignKeyPolicy, JwtOptions, LdapOptions, LimitRule, PlatformOptions, ShowTokenPolicy,
-    UpstreamOptions,
+    CredentialMode, JwtOptions, LdapOptions, LimitRule, PlatformOptions, ShowTokenPolicy, UpstreamOptions,
 };
 
 /// Verification of credentials.
@@ -76,22 +75,6 @@ impl Reader<'_> {
     }
 
     fn verifier(&mut self, kind: VerifierKind) -> Option<VerifierOptions> {
-        if kind != VerifierKind::UsersFile {
-            self.reject_set(&[AUTH.users_file.key], "has no effect without auth.verifier=users-file");
-        }
-        if kind != VerifierKind::Ldap {
-            let keys = [
-                LDAP.url.key,
-                LDAP.ca_file.key,
-                LDAP.user_dn.key,
-                LDAP.base_dn.key,
-                LDAP.bind_dn.key,
-                LDAP.bind_password.key,
-                LDAP.groups_attribute.key,
-                LDAP.groups_base_dn.key,
-            ];
-            self.reject_set(&keys, "has no effect without auth.verifier=ldap");
-        }
         match kind {
             VerifierKind::SaltHolder => Some(VerifierOptions::SaltHolder),
             VerifierKind::Platform => Some(VerifierOptions::Platform),
@@ -107,9 +90,6 @@ impl Reader<'_> {
     pub(super) fn platform(&mut self) -> Option<PlatformOptions> {
         if self.is_set(&PLATFORM.ca_file) && !self.get(&PLATFORM.url).is_some_and(|url| url.tls) {
             self.problem(PLATFORM.ca_file.key, "has no effect without an https platform.url");
-        }
-        if self.is_set(&PLATFORM.url) && self.get(&AUTH.verifier) != Some(VerifierKind::Platform) {
-            self.problem(PLATFORM.url.key, "has no effect without auth.verifier=platform");
         }
         for key in [&PLATFORM.login_path, &PLATFORM.token_path, &PLATFORM.user_path] {
             let Some(path) = self.get(key) else { continue };
@@ -209,13 +189,6 @@ impl Reader<'_> {
         let message =
             format!("does not return the name of the user as the server spells it, which {what} relies on: {remedy}");
         self.problem(AUTH.verifier.key, message);
-    }
-
-    /// Only keys that the backend has accepted have a user there.
-    pub(super) fn require_verification_for_user_query(&mut self) {
-        if self.is_set(&TOKENS.foreign_user_query) && self.get(&TOKENS.foreign) != Some(ForeignKeyPolicy::Verify) {
-            self.problem(TOKENS.foreign_user_query.key, "has no effect without tokens.foreign=verify");
-        }
     }
 
     /// SECURITY: every client script holds the salt. With `salt-holder` each of them may name any user, and with

@@ -171,23 +171,6 @@ impl Reader<'_> {
         let timeout = self.get(&STORE.timeout);
         let max_stale = self.get(&STORE.max_stale);
         let kind = self.get(&STORE.kind)?;
-        if kind != StoreType::File {
-            self.reject_set(&[STORE.path.key], "has no effect without store.kind=file");
-        }
-        if kind != StoreType::Redis {
-            let keys = [
-                STORE.urls.key,
-                STORE.sentinel_master.key,
-                STORE.username.key,
-                STORE.password.key,
-                STORE.sentinel_username.key,
-                STORE.sentinel_password.key,
-                STORE.ca_file.key,
-                STORE.client_cert_file.key,
-                STORE.client_key_file.key,
-            ];
-            self.reject_set(&keys, "has no effect without store.kind=redis");
-        }
         let kind = match (kind, self.get(&STORE.path)) {
             (StoreType::Memory, _) => Some(StoreKind::Memory),
             (StoreType::Redis, _) => self.redis().map(Box::new).map(StoreKind::Redis),
@@ -253,10 +236,6 @@ impl Reader<'_> {
         let (sentinel_username, sentinel_password) =
             self.redis_login(&STORE.sentinel_username, &STORE.sentinel_password);
         let (nodes, topology) = (nodes?, topology?);
-        if !matches!(topology, RedisTopology::Sentinel { .. }) {
-            let keys = [STORE.sentinel_username.key, STORE.sentinel_password.key];
-            self.reject_set(&keys, "has no effect without store.mode=sentinel");
-        }
         if nodes.len() > 1 && topology == RedisTopology::Standalone {
             let message = "must be one address with store.mode=standalone; did you mean sentinel or cluster?";
             self.problem(STORE.urls.key, message);
@@ -312,9 +291,6 @@ impl Reader<'_> {
 
     fn topology(&mut self) -> Option<RedisTopology> {
         let mode = self.get(&STORE.mode)?;
-        if mode != StoreMode::Sentinel {
-            self.reject_set(&[STORE.sentinel_master.key], "has no effect without store.mode=sentinel");
-        }
         match (mode, self.get(&STORE.sentinel_master)) {
             (StoreMode::Standalone, _) => Some(RedisTopology::Standalone),
             (StoreMode::Cluster, _) => Some(RedisTopology::Cluster),

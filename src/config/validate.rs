@@ -9,7 +9,9 @@ use fernet::Fernet;
 use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::config::choices::ClientSocketMode;
-use crate::config::options::{GLOBAL, HEADERS, JOURNAL, Key, LIMITS, LISTEN, LOG, READINESS, TLS};
+use crate::config::options::{
+    self, AUTH, GLOBAL, HEADERS, JOURNAL, Key, LIMITS, LISTEN, LOG, PLATFORM, READINESS, STORE, TLS, TOKENS,
+};
 use crate::config::reader::{Reader, complete};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
@@ -23,6 +25,7 @@ use crate::observability::queries::QueryText;
 pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option<Config> {
     let mut reader = Reader { settings, problems };
     reader.check_values();
+    reader.reject_ineffective();
     let max_body = reader.get(&LIMITS.body).unwrap_or_default();
     let salts = reader.salts();
     let upstream = reader.upstream();
@@ -33,7 +36,6 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     reader.require_issuers_for_jwt_routes(&mut routes, auth.as_ref());
     let platform = reader.platform();
     let limit_rules = reader.limit_rules(&routes);
-    reader.require_verification_for_user_query();
     reader.require_trust_in_salt_holders(&upstreams);
     reader.require_canonical_names(auth.as_ref(), platform.as_ref(), &upstreams, &limit_rules);
     reader.require_verifier_of_credential(auth.as_ref());
@@ -67,6 +69,31 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     })
 }
 
+/// Options that have an effect only with this word of another option. A prefix stands for all its options without a
+/// default. The first row that applies to an option is reported.
+const EFFECTIVE_WITH: &[(&[&str], &str, &str)] = &[
+    (&[AUTH.users_file.key], AUTH.verifier.key, "users-file"),
+    (&["ldap."], AUTH.verifier.key, "ldap"),
+    (&[PLATFORM.url.key], AUTH.verifier.key, "platform"),
+    // Only keys that the backend has accepted have a user there.
+    (&[TOKENS.foreign_user_query.key], TOKENS.foreign.key, "verify"),
+    (&[STORE.path.key], STORE.kind.key, "file"),
+    (
+        &[
+            STORE.urls.key,
+            STORE.username.key,
+            STORE.password.key,
+            STORE.ca_file.key,
+            STORE.client_cert_file.key,
+            STORE.client_key_file.key,
+            "store.sentinel_",
+        ],
+        STORE.kind.key,
+        "redis",
+    ),
+    (&["store.sentinel_"], STORE.mode.key, "sentinel"),
+];
+
 const CREATE_SALT: &str = "Create one with `timbr-gateway salt`, or in Python with \
      `from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())`";
 
@@ -78,6 +105,21 @@ fn cores() -> usize {
 }
 
 impl Reader<'_> {
+    /// Reports the options that are set and have no effect, each once.
+    fn reject_ineffective(&mut self) {
+        let values = &self.settings.values;
+        for option in options::all().filter(|option| option.default.is_none() && values.contains_key(option.key)) {
+            let missing = EFFECTIVE_WITH.iter().find(|(prefixes, other, word)| {
+                prefixes.iter().any(|prefix| option.key.starts_with(prefix))
+                    && values.get(other).is_some_and(|value| value.text.expose() != *word)
+                    && !self.problems.iter().any(|problem| problem.subject == *other)
+            });
+            if let Some((_, other, word)) = missing {
+                self.problem(option.key, format!("has no effect without {other}={word}"));
+            }
+        }
+    }
+
     fn salts(&mut self) -> Option<Vec<Secret>> {
         let key = GLOBAL.api_auth_salt.key;
         let Some(text) = self.get(&GLOBAL.api_auth_salt) else {
