@@ -99,20 +99,10 @@ impl Reader<'_> {
                 "is required with auth.verifier=ldap: ldap://host[:port] or ldaps://host[:port]",
             );
         };
-        let (tls, rest) = match text.split_once("://") {
-            Some(("ldap", rest)) => (false, rest),
-            Some(("ldaps", rest)) => (true, rest),
-            _ => return self.missing(LDAP.url.key, FORM),
-        };
-        let Ok(url) = url::parse_origin(&format!("http{}://{rest}", if tls { "s" } else { "" })) else {
-            return self.missing(LDAP.url.key, FORM);
-        };
-        let port = match (rest.trim_end_matches('/').ends_with(&format!(":{}", url.port)), tls) {
-            (true, _) => url.port,
-            (false, true) => 636,
-            (false, false) => 389,
-        };
-        Some(ServerUrl { tls, port, ..url })
+        match url::parse(&text, FORM, [("ldap", 389), ("ldaps", 636)]) {
+            Ok(url) if url.target == "/" => Some(url.origin),
+            _ => self.missing(LDAP.url.key, FORM),
+        }
     }
 
     fn lookup(&mut self) -> Option<LdapLookup> {

@@ -55,7 +55,7 @@ pub use options::{Drain, LimitOptions, PlatformOptions, Timeouts, TokenOptions};
 pub use routes::{AGENT_LOG_PATHS, AffinityKey, ContentTypeRule, CorsOptions, RouteProfile, THRIFT_PATHS};
 pub use rules::{AuthorizationOptions, ImpersonationOptions};
 pub use sources::{Problem, Settings, Sources};
-pub use store::{RedisNode, RedisOptions, RedisTopology, StoreKey, StoreKeyOptions, StoreKind, StoreOptions};
+pub use store::{RedisOptions, RedisTopology, StoreKey, StoreKeyOptions, StoreKind, StoreOptions};
 pub use transport::{CertificateFiles, ClientAuth, TlsOptions};
 pub use upstream::{CredentialMode, DEFAULT_UPSTREAM, HealthOptions, QueueOptions, ServerUrl, UpstreamOptions};
 pub use warnings::warnings;

@@ -18,6 +18,7 @@ use crate::config::choices::{StoreMode, StoreType, VerifierKind};
 use crate::config::options::{AUTH, Key, STORE};
 use crate::config::reader::Reader;
 use crate::config::transport::CertificateFiles;
+use crate::config::{ServerUrl, url};
 
 /// The longest time that a request waits for the store, even if `store.timeout` is longer.
 const MAX_TIMEOUT: Duration = Duration::from_secs(10);
@@ -120,8 +121,8 @@ pub enum StoreKind {
 pub struct RedisOptions {
     /// What `nodes` are.
     pub topology: RedisTopology,
-    /// Servers, Sentinels or some nodes of the cluster; at least one.
-    pub nodes: Vec<RedisNode>,
+    /// Servers, Sentinels or some nodes of the cluster; at least one. `tls` for `rediss://`.
+    pub nodes: Vec<ServerUrl>,
     /// Number of the database.
     pub database: u32,
     /// ACL user.
@@ -152,17 +153,6 @@ pub enum RedisTopology {
     },
     /// Keys are distributed over several primary servers.
     Cluster,
-}
-
-/// Address of a Redis server or Sentinel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RedisNode {
-    /// Whether the scheme is `rediss`.
-    pub tls: bool,
-    /// Host name or IP address; an IPv6 address has no brackets.
-    pub host: String,
-    /// TCP port; 6379 if the URL has none.
-    pub port: u16,
 }
 
 impl Reader<'_> {
@@ -271,7 +261,7 @@ impl Reader<'_> {
         login
     }
 
-    fn nodes(&mut self) -> Option<Vec<RedisNode>> {
+    fn nodes(&mut self) -> Option<Vec<ServerUrl>> {
         let Some(text) = self.get(&STORE.urls) else {
             return self.missing(
                 STORE.urls.key,
@@ -323,29 +313,17 @@ impl Reader<'_> {
 }
 
 /// Parses `redis://host[:port]` or `rediss://host[:port]`.
-fn node(url: &str) -> Result<RedisNode, String> {
+fn node(url: &str) -> Result<ServerUrl, String> {
     const FORM: &str = "must be redis://host:port or rediss://host:port";
     // SECURITY: checked first, because the other errors show the URL, which here contains a password.
     if url.contains('@') {
         return Err(format!("{FORM}, without a user name or password: set store.username and store.password"));
     }
-    let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("{FORM}, not {url:?}"))?;
-    let tls = match scheme {
-        "redis" => false,
-        "rediss" => true,
-        _ => return Err(format!("{FORM}, not {url:?}")),
-    };
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    if rest.contains(['/', '?', '#']) {
+    let node = url::parse(url, FORM, [("redis", 6379), ("rediss", 6379)])?;
+    if node.target != "/" || url.contains('#') {
         return Err(format!("{FORM}, without a path: set store.database"));
     }
-    let authority: http::uri::Authority = rest.parse().map_err(|_| format!("{FORM}, not {url:?}"))?;
-    let bare = authority.as_str() == authority.host();
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    if host.is_empty() || authority.port_u16().is_some() == bare {
-        return Err(format!("{FORM}, not {url:?}"));
-    }
-    Ok(RedisNode { tls, host, port: authority.port_u16().unwrap_or(6379) })
+    Ok(node.origin)
 }
 
 #[cfg(test)]
@@ -370,7 +348,7 @@ mod tests {
         let StoreKind::Redis(redis) = sentinel.expect("valid").kind else { panic!("not Redis") };
         assert_eq!(redis.topology, RedisTopology::Sentinel { master: "main".into() });
         assert_eq!(redis.database, 3);
-        let node = |host: &str, port| RedisNode { tls: true, host: host.into(), port };
+        let node = |host: &str, port| ServerUrl { tls: true, host: host.into(), port, socket: None };
         assert_eq!(redis.nodes, [node("a", 1), node("::1", 2), node("c", 6379)]);
     }
 

@@ -105,7 +105,7 @@ pub struct QueueOptions {
 /// Scheme, host and port of a server, or its Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
-    /// Whether the scheme is `https`.
+    /// Whether the scheme uses TLS, such as `https`.
     pub tls: bool,
     /// Host name or IP address; an IPv6 address has no brackets. `localhost` for a Unix socket.
     pub host: String,

@@ -7,6 +7,8 @@ use crate::config::ServerUrl;
 /// Maximum length of the path of a Unix socket: `sun_path` has 108 bytes with a zero at the end.
 pub const MAX_SOCKET_PATH: usize = 107;
 
+const HTTP: [(&str, u16); 2] = [("http", 80), ("https", 443)];
+
 /// A URL with a path on a remote server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceUrl {
@@ -19,7 +21,7 @@ pub struct ResourceUrl {
 /// Parses `http://host[:port]` or `https://host[:port]`. The error reads as a sentence after the key: "must be …".
 pub fn parse_origin(url: &str) -> Result<ServerUrl, String> {
     const FORM: &str = "must be http://host:port or https://host[:port]";
-    let ResourceUrl { origin, target } = parse(url, FORM)?;
+    let ResourceUrl { origin, target } = parse(url, FORM, HTTP)?;
     if target != "/" {
         return Err(format!("{FORM}, without a path"));
     }
@@ -66,7 +68,7 @@ pub fn check_socket_path(path: &str) -> Result<(), String> {
 ///
 /// SECURITY: a response over plain HTTP from a remote machine could be forged on the network.
 pub fn parse_trusted_resource(url: &str) -> Result<ResourceUrl, String> {
-    let resource = parse(url, "must be https://host[:port]/path")?;
+    let resource = parse(url, "must be https://host[:port]/path", HTTP)?;
     if !resource.origin.tls && !is_loopback(&resource.origin.host) {
         return Err(
             "must be https://, because its response is trusted; http:// is allowed on this machine only".to_owned()
@@ -77,7 +79,7 @@ pub fn parse_trusted_resource(url: &str) -> Result<ResourceUrl, String> {
 
 /// Parses a URL with a path whose response is not trusted.
 pub fn parse_resource(url: &str) -> Result<ResourceUrl, String> {
-    parse(url, "must be http://host:port/path or https://host[:port]/path")
+    parse(url, "must be http://host:port/path or https://host[:port]/path", HTTP)
 }
 
 /// Whether a host is a loopback address or `localhost`.
@@ -85,18 +87,15 @@ pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn parse(url: &str, form: &str) -> Result<ResourceUrl, String> {
+/// Parses a URL with one of two schemes, of which the second one uses TLS, and their default ports.
+pub fn parse(url: &str, form: &str, schemes: [(&str, u16); 2]) -> Result<ResourceUrl, String> {
     // SECURITY: checked first, because the other errors show the URL, which here contains a password.
     if url.contains('@') {
         return Err(format!("{form}, without a user name or password"));
     }
     let wrong = || format!("{form}, not {url:?}");
     let uri: http::Uri = url.parse().map_err(|_| wrong())?;
-    let tls = match uri.scheme_str() {
-        Some("http") => false,
-        Some("https") => true,
-        _ => return Err(wrong()),
-    };
+    let scheme = schemes.iter().position(|(name, _)| uri.scheme_str() == Some(*name)).ok_or_else(wrong)?;
     let authority = uri.authority().ok_or_else(wrong)?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
     // `port()` is also `None` for a port above 65535; the authority is then longer than the host.
@@ -104,9 +103,9 @@ fn parse(url: &str, form: &str) -> Result<ResourceUrl, String> {
     if host.is_empty() || authority.port_u16().is_some() == bare {
         return Err(wrong());
     }
-    let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let port = authority.port_u16().unwrap_or(schemes[scheme].1);
     let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
-    Ok(ResourceUrl { origin: ServerUrl { tls, host, port, socket: None }, target })
+    Ok(ResourceUrl { origin: ServerUrl { tls: scheme == 1, host, port, socket: None }, target })
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::base::pem::PemText;
 use crate::config::options::STORE;
-use crate::config::{Problem, RedisNode, RedisOptions, RedisTopology};
+use crate::config::{Problem, RedisOptions, RedisTopology, ServerUrl};
 
 /// For each of TCP, TLS and authentication.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -145,7 +145,7 @@ pub async fn connect(options: &RedisOptions, attempt: usize) -> RedisResult<Redi
 
 fn sentinel(
     options: &RedisOptions,
-    nodes: &[RedisNode],
+    nodes: &[ServerUrl],
     master: &str,
     certificates: Option<TlsCertificates>,
 ) -> RedisResult<SentinelClientBuilder> {
@@ -174,7 +174,7 @@ fn sentinel(
     Ok(builder)
 }
 
-fn address(node: &RedisNode) -> ConnectionAddr {
+fn address(node: &ServerUrl) -> ConnectionAddr {
     if node.tls {
         ConnectionAddr::TcpTls { host: node.host.clone(), port: node.port, insecure: false, tls_params: None }
     } else {
