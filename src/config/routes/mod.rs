@@ -156,23 +156,12 @@ pub const CREDENTIALS: [&str; 5] = ["api_key", "jwt", "basic", "bearer", "none"]
 impl RouteProfile {
     /// The media types as a phrase: "`a/b` or `c/d`".
     pub fn content_type_list(&self) -> String {
-        join_or(self.content_types.iter().flatten())
+        let names: Vec<_> = self.content_types.iter().flatten().map(|name| format!("`{name}`")).collect();
+        match names.split_last() {
+            Some((last, rest @ [_, ..])) => format!("{} or {last}", rest.join(", ")),
+            _ => names.concat(),
+        }
     }
-}
-
-fn join_or<T: fmt::Display>(items: impl Iterator<Item = T>) -> String {
-    let items: Vec<_> = items.collect();
-    let count = items.len();
-    let mut text = String::new();
-    for (i, item) in items.into_iter().enumerate() {
-        let separator = match i {
-            0 => "",
-            _ if i + 1 == count => " or ",
-            _ => ", ",
-        };
-        text.push_str(&format!("{separator}`{item}`"));
-    }
-    text
 }
 
 const METHODS: [Method; 7] =
