@@ -65,23 +65,23 @@ pub fn to_yaml(settings: &Settings, routes: &[RouteProfile], comments: OriginCom
             let origin = if setting.origin == ValueOrigin::Default { String::new() } else { origin };
             let _ = writeln!(text, "{indent}# {name}: (set, not shown){origin}");
         } else {
-            let value = scalar(option.shape, setting.text.expose());
+            // JSON is YAML, on one line.
+            let value = json_value(option.shape, setting.text.expose());
             let _ = writeln!(text, "{indent}{name}: {value}{origin}");
         }
     }
     text.push_str("routes:\n");
     for route in routes {
         let Value::Object(keys) = route_json(route) else { unreachable!("a route is an object") };
-        let _ = writeln!(text, "  - name: {}", quoted(&route.name));
+        let _ = writeln!(text, "  - name: {}", json!(route.name));
         for (key, value) in keys.iter().filter(|(key, _)| *key != "name") {
-            // JSON is YAML.
             let _ = writeln!(text, "    {key}: {value}");
         }
     }
     // SECURITY: a default route that is missing from the file would be enabled, so disabled ones are printed, too.
     for route in defaults(0) {
         if !routes.iter().any(|other| other.name == route.name) {
-            let _ = writeln!(text, "  - name: {}\n    enabled: false", quoted(&route.name));
+            let _ = writeln!(text, "  - name: {}\n    enabled: false", json!(route.name));
         }
     }
     text
@@ -96,7 +96,7 @@ pub fn to_json(settings: &Settings, routes: &[RouteProfile]) -> Value {
         Some(match option.shape {
             Shape::Secret => json!({ "key": option.key, "secret": true, "origin": origin }),
             shape => {
-                json!({ "key": option.key, "value": value(shape, setting.text.expose()), "origin": origin })
+                json!({ "key": option.key, "value": json_value(shape, setting.text.expose()), "origin": origin })
             }
         })
     });
@@ -157,28 +157,14 @@ fn route_json(route: &RouteProfile) -> Value {
     json
 }
 
-/// A value as a JSON number, boolean or list where it has that type, otherwise as a string.
-fn value(shape: Shape, text: &str) -> Value {
+/// The text of an option as a JSON number, boolean or list where it has that type, otherwise as a string.
+pub fn json_value(shape: Shape, text: &str) -> Value {
     let node = match shape {
         Shape::Bool | Shape::Count | Shape::Limit => serde_json::from_str(text).ok(),
         Shape::List => file::parse(text).ok(),
         _ => None,
     };
     node.unwrap_or_else(|| text.into())
-}
-
-fn scalar(shape: Shape, value: &str) -> String {
-    match shape {
-        Shape::Bool | Shape::Count | Shape::Limit => value.to_owned(),
-        // Values of variables and flags can have several lines.
-        Shape::List => file::parse(value).map_or_else(|_| quoted(value), |node| node.to_string()),
-        _ => quoted(value),
-    }
-}
-
-/// A JSON string is a valid double-quoted YAML string.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
 
 #[cfg(test)]

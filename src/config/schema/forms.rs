@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::entries::{EntryForm, EntryKey, ROUTES, entry_keys};
 use crate::config::list_entry::EmptyKeys;
 use crate::config::options::{OptionSpec, Shape};
+use crate::config::print::json_value;
 use crate::config::routes::BUILT_IN;
 
 /// Patterns use only what every engine supports, so no lookaround.
@@ -40,7 +41,7 @@ pub fn option(option: &OptionSpec) -> Value {
     let range = option.range.map(|(min, max)| format!(", from {min} to {max}")).unwrap_or_default();
     schema["$comment"] = json!(format!("variable {}{flag}{range}", option.variable()));
     if let Some(text) = option.default {
-        schema["default"] = default(option.shape, text);
+        schema["default"] = json_value(option.shape, text);
     }
     schema
 }
@@ -79,7 +80,7 @@ fn shape(option: &OptionSpec) -> Value {
         Shape::Count => {
             let mut schema = json!({ "type": ["integer", "string", "null"], "minimum": 1, "pattern": ABOVE_ZERO });
             if let Some((_, max)) = option.range {
-                schema["maximum"] = default(Shape::Count, max);
+                schema["maximum"] = json_value(Shape::Count, max);
             }
             schema
         }
@@ -111,13 +112,6 @@ fn shape(option: &OptionSpec) -> Value {
             // The value of a variable or a flag is the same list as text.
             json!({ "type": ["array", "string", "null"], "items": entry })
         }
-    }
-}
-
-fn default(shape: Shape, text: &str) -> Value {
-    match shape {
-        Shape::Bool | Shape::Count | Shape::Limit => serde_json::from_str(text).unwrap_or_else(|_| json!(text)),
-        _ => json!(text),
     }
 }
 
