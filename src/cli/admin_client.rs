@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -145,30 +146,22 @@ impl AdminClient<'_> {
     }
 
     /// The socket, or the address if the socket cannot be opened. Also returns whether to send a token.
-    fn connect(&self) -> io::Result<(Box<dyn Connection>, bool)> {
-        if let Some(path) = &self.socket {
-            match (unix_socket::connect(path), self.address) {
-                (Ok(stream), _) => {
-                    stream.set_read_timeout(Some(self.timeout))?;
-                    stream.set_write_timeout(Some(self.timeout))?;
-                    return Ok((Box::new(stream), false));
-                }
-                (Err(error), None) => return Err(error),
-                (Err(_), Some(_)) => {}
+    fn connect(&self) -> io::Result<(TcpStream, bool)> {
+        let socket = self.socket.as_deref().map(unix_socket::connect);
+        let (stream, accepts_token) = match (socket, self.address) {
+            // A Unix socket has the type of a TCP stream: reads, writes and timeouts are the same system calls.
+            (Some(Ok(stream)), _) => (TcpStream::from(OwnedFd::from(stream)), false),
+            (Some(Err(error)), None) => return Err(error),
+            (_, address) => {
+                let address = address.expect("there is a socket or an address");
+                (TcpStream::connect_timeout(&address, self.timeout)?, address.ip().is_loopback())
             }
-        }
-        let address = self.address.expect("there is a socket or an address");
-        let stream = TcpStream::connect_timeout(&address, self.timeout)?;
+        };
         stream.set_read_timeout(Some(self.timeout))?;
         stream.set_write_timeout(Some(self.timeout))?;
-        Ok((Box::new(stream), address.ip().is_loopback()))
+        Ok((stream, accepts_token))
     }
 }
-
-/// A socket of either kind.
-trait Connection: Read + Write {}
-
-impl<T: Read + Write> Connection for T {}
 
 impl fmt::Display for AdminClient<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
