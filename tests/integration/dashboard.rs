@@ -167,11 +167,7 @@ fn the_busiest_callers_and_the_reasons_are_listed() {
     );
     assert_eq!(row("addresses", "127.0.0.1")["requests"], 6);
     assert_eq!(row("reasons", "rate_limited")["requests"], 1);
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
-        .args(["top", "--listen-admin", &gateway.admin().to_string()])
-        .env_clear()
-        .output()
-        .expect("it runs");
+    let output = gateway.command(&["top"]);
     let text = String::from_utf8(output.stdout).expect("text");
     let first = text.lines().skip_while(|line| !line.starts_with("USER")).nth(1).unwrap_or_default();
     assert!(first.starts_with("alice") && first.ends_with("rate_limited"), "{text}");

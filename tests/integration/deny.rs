@@ -1,6 +1,6 @@
 //! What a revocation reports, and users and credentials that an operator denies for a while.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::json;
@@ -15,12 +15,7 @@ const JSON: (&str, &str) = ("Content-Type", "application/json");
 const NOW: u64 = 1_900_000_000;
 
 fn run(gateway: &Gateway, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
-        .args(["tokens", "revoke", "--listen-admin", &gateway.admin().to_string()])
-        .args(arguments)
-        .env_clear()
-        .output()
-        .expect("started")
+    gateway.command(&[&["tokens", "revoke"], arguments].concat())
 }
 
 /// The exit code and the output.

@@ -1,7 +1,5 @@
 //! Operators can read why a request was rejected, without any value that a client sent.
 
-use std::process::Command;
-
 use serde_json::Value;
 
 use crate::support::client::Client;
@@ -12,12 +10,7 @@ const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// Runs the program against a gateway; returns exit code and output.
 fn said(gateway: &Gateway, arguments: &[&str]) -> (i32, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
-        .args(arguments)
-        .args(["--listen-admin", &gateway.admin().to_string()])
-        .env_clear()
-        .output()
-        .expect("it runs");
+    let output = gateway.command(arguments);
     let text = [output.stdout, output.stderr].concat();
     (output.status.code().expect("it ends"), String::from_utf8(text).expect("text"))
 }

@@ -29,13 +29,6 @@ fn query(program: &Program, token: &str) -> u16 {
     Client::connect(program.http).send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status
 }
 
-fn metric(program: &Program, name: &str) -> u64 {
-    let admin = program.admin.expect("it is on");
-    let response = Client::connect(admin).send("GET /metrics", &[("Host", "localhost")], b"");
-    let line = response.text().lines().find_map(|line| line.strip_prefix(&format!("{name} "))).expect(name).to_owned();
-    line.parse().expect("a number")
-}
-
 /// A command with the same configuration.
 fn command(arguments: &[&str], options: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"));
@@ -94,7 +87,7 @@ fn the_gateway_continues_says_what_to_do_and_recovers() {
     // Each attempt is a line of the audit log, whose last page of memory may have had room.
     wait_until("lost lines are counted", || {
         assert_eq!(login(&program, "user-1999").status, 503);
-        metric(&program, "timbr_gateway_log_lines_dropped_total") > 0
+        program.metric("timbr_gateway_log_lines_dropped_total") > Some(0.0)
     });
     for (what, path) in [("cannot write to the token file", &tokens), ("cannot write to the audit log", &audit)] {
         wait_until(what, || {
@@ -102,7 +95,7 @@ fn the_gateway_continues_says_what_to_do_and_recovers() {
         });
     }
     wait_until("lost lines are reported", || has_logged(["log lines lost", "", ""]));
-    assert_eq!(metric(&program, "timbr_gateway_store_up"), 0);
+    assert_eq!(program.metric("timbr_gateway_store_up"), Some(0.0));
 
     let check = command(&["config", "check"], &options);
     let shown = String::from_utf8_lossy(&check.stderr);
@@ -141,7 +134,7 @@ fn the_gateway_continues_says_what_to_do_and_recovers() {
     wait_until("this is logged", || has_logged("can be written again"));
     let granted = || fs::read_to_string(&audit).expect("read").contains("\"user\":\"user-1999\"");
     wait_until("the audit log has lines again", || login(&program, "user-1999").status == 200 && granted());
-    assert_eq!(metric(&program, "timbr_gateway_store_up"), 1);
+    assert_eq!(program.metric("timbr_gateway_store_up"), Some(1.0));
     program.begin_shutdown();
     assert!(program.wait().success());
 }

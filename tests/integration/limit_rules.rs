@@ -1,6 +1,5 @@
 //! Rate limits and concurrency limits for each caller (`limits.rules`).
 
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,11 +40,7 @@ fn a_caller_above_the_rate_is_rejected_and_others_are_not() {
     assert_eq!(upstream.log().len(), 9, "rejected requests are not forwarded");
     gateway.expect_metric(&exceeded("flood"), 3.0);
 
-    let explained = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
-        .args(["explain", "flooded", "--listen-admin", &gateway.admin().to_string()])
-        .env_clear()
-        .output()
-        .expect("it runs");
+    let explained = gateway.command(&["explain", "flooded"]);
     let explained = String::from_utf8(explained.stdout).expect("text");
     assert!(explained.contains("the limit of rule flood") && explained.contains("limits.rules"), "{explained}");
 }

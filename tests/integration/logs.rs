@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 
 use crate::support::bearer::{SALT, bearer};
-use crate::support::client::Client;
+use crate::support::client::{self, Client};
 use crate::support::program::Program;
 use crate::support::small_disk::SmallDisk;
 use crate::support::upstream::Upstream;
@@ -63,10 +63,7 @@ fn lines(log: &Path) -> Vec<Value> {
 }
 
 fn dropped(admin: SocketAddr) -> f64 {
-    let response = Client::connect(admin).send("GET /metrics", &[("Host", "localhost")], b"");
-    let series = "timbr_gateway_log_lines_dropped_total ";
-    let line = response.text().lines().find_map(|line| line.strip_prefix(series)).expect("it is exported").to_owned();
-    line.parse().expect("a number")
+    client::metric(admin, "timbr_gateway_log_lines_dropped_total").expect("it is exported")
 }
 
 /// Sends requests until lines were dropped, and the same number again; each gets a response.

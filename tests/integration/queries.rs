@@ -48,10 +48,7 @@ fn wait_for_state(gateway: &Gateway, id: &str, state: &str) {
 }
 
 fn command(gateway: &Gateway, arguments: &[&str]) -> Output {
-    let admin = gateway.admin().to_string();
-    let program = env!("CARGO_BIN_EXE_timbr-gateway");
-    let arguments = [&["queries"], arguments, &["--listen-admin", &admin]].concat();
-    Command::new(program).args(arguments).env_clear().output().expect("it runs")
+    gateway.command(&[&["queries"], arguments].concat())
 }
 
 fn stdout(output: &Output) -> String {

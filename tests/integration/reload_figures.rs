@@ -25,12 +25,6 @@ fn order(program: &Program, line: &str) -> Response {
     client.read_response()
 }
 
-fn metric(program: &Program, series: &str) -> f64 {
-    let text = Client::connect(program.admin.expect("it is on")).send("GET /metrics", &[("Host", "localhost")], b"");
-    let line = text.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
-    line.map_or(0.0, |value| value.parse().expect("a number"))
-}
-
 #[test]
 fn reloads_under_load_drop_no_request_and_leak_nothing() {
     let reloads: u32 = std::env::var("RELOADS").map_or(10, |text| text.parse().expect("a number"));
@@ -93,7 +87,8 @@ fn reloads_under_load_drop_no_request_and_leak_nothing() {
             });
             let counted = || {
                 let result = if is_bad { "failure" } else { "success" };
-                metric(&program, &format!("timbr_gateway_config_reloads_total{{outcome=\"{result}\"}}"))
+                let series = format!("timbr_gateway_config_reloads_total{{outcome=\"{result}\"}}");
+                program.metric(&series).unwrap_or(0.0)
             };
             let before = counted();
             // Alternates between SIGHUP and the admin command. The file is watched too, so one more reload may be

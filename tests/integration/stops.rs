@@ -1,6 +1,5 @@
 //! Ontologies, users and routes that an operator has stopped.
 
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::json;
@@ -17,12 +16,7 @@ const NOW: u64 = 1_900_000_000;
 
 /// The exit code and the output of a command.
 fn run(gateway: &Gateway, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
-        .args(arguments)
-        .args(["--listen-admin", &gateway.admin().to_string()])
-        .env_clear()
-        .output()
-        .expect("started");
+    let output = gateway.command(arguments);
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.code(), text)
 }

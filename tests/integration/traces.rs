@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use crate::support::bearer::{SALT, bearer};
-use crate::support::client::Client;
+use crate::support::client::{self, Client};
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
@@ -118,9 +118,7 @@ impl Traced {
     }
 
     fn metric(&self, series: &str) -> f64 {
-        let response = Client::connect(self.admin).send("GET /metrics", &[("Host", "localhost")], b"");
-        let line = response.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.expect("it is exported").parse().expect("a number")
+        client::metric(self.admin, series).expect("it is exported")
     }
 }
 

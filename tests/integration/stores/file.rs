@@ -183,14 +183,7 @@ fn a_full_disk_affects_only_new_tokens() {
     assert_eq!(refused, Some((503, "token_store_unavailable".to_owned())));
     let (first, last) = (first.expect("some were given out"), last.expect("some were given out"));
     assert_eq!(use_token(&program, &last), 200, "known tokens stay valid");
-    let up = |program: &Program| {
-        let metrics = Client::connect(program.admin.expect("enabled"))
-            .send("GET /metrics", &[("Host", "localhost")], b"")
-            .text()
-            .to_owned();
-        let line = metrics.lines().find(|line| line.starts_with("timbr_gateway_store_up "));
-        line.expect("the metric") == "timbr_gateway_store_up 1"
-    };
+    let up = |program: &Program| program.metric("timbr_gateway_store_up").expect("the metric") == 1.0;
     wait_until("the failure is shown", || !up(&program));
     let body = format!("{{\"token\":\"{last}\"}}");
     let mut client = Client::connect(program.admin.expect("enabled"));

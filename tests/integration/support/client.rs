@@ -59,6 +59,14 @@ impl Response {
     }
 }
 
+/// The value of a counter or gauge in `/metrics`; `None` if it is missing.
+pub fn metric(admin: SocketAddr, series: &str) -> Option<f64> {
+    let response = Client::connect(admin).send("GET /metrics", &[("Host", "localhost")], b"");
+    assert_eq!(response.status, 200);
+    let value = response.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+    Some(value.parse().expect("a number"))
+}
+
 impl Client {
     pub fn connect(address: SocketAddr) -> Client {
         let stream = TcpStream::connect(address).expect("connected");

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::{Command, Output};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use timbr_gateway::config::{Sources, load};
 
 use crate::support::TIMEOUT;
 use crate::support::bearer::{SALT, bearer};
-use crate::support::client::{Client, Response};
+use crate::support::client::{self, Client, Response};
 
 /// A running gateway. Stops when dropped.
 pub struct Gateway {
@@ -105,10 +106,7 @@ impl Gateway {
 
     /// The value of a counter or gauge in `/metrics`; 0 if it is missing.
     pub fn metric(&self, series: &str) -> f64 {
-        let response = Client::connect(self.admin()).send("GET /metrics", &[("Host", "localhost")], b"");
-        assert_eq!(response.status, 200);
-        let line = response.text().lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.map_or(0.0, |value| value.parse().expect("a number"))
+        client::metric(self.admin(), series).unwrap_or(0.0)
     }
 
     /// Waits until a counter or gauge has this value. Requests are counted when they end, shortly after the response
@@ -136,6 +134,16 @@ impl Gateway {
 
     pub fn try_revoke(&self, order: &str) -> Response {
         self.admin_request("POST /tokens/revoke", order.as_bytes())
+    }
+
+    /// Runs a command of the program for this gateway.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
+            .args(arguments)
+            .args(["--listen-admin", &self.admin().to_string()])
+            .env_clear()
+            .output()
+            .expect("it runs")
     }
 
     /// The response to an admin command.

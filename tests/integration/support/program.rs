@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::bearer::{SALT, bearer};
-use crate::support::client::Client;
+use crate::support::client::{self, Client};
 use crate::support::pki::Pki;
 use crate::support::wait_until;
 
@@ -119,6 +119,11 @@ impl Program {
         let headers = [("Content-Type", "application/json"), ("Authorization", authorization.as_str())];
         let response = Client::connect(self.http).send("POST /timbr/api/get_token", &headers, b"");
         response.json()["data"][0].as_str().expect("a token").to_owned()
+    }
+
+    /// The value of a counter or gauge in `/metrics`; `None` if it is missing.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        client::metric(self.admin.expect("it is on"), series)
     }
 
     fn proc(&self, file: &str) -> String {

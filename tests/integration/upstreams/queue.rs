@@ -159,13 +159,6 @@ fn queued_requests_are_served_during_a_drain() {
     assert_eq!((upstream.log().len(), most.load(Ordering::SeqCst)), (10, 2));
 }
 
-/// The number of queued requests in `/metrics`.
-fn waiting(program: &Program) -> usize {
-    let metrics = Client::connect(program.admin.expect("it is on")).send("GET /metrics", &[("Host", "localhost")], b"");
-    let line = metrics.text().lines().find_map(|line| line.strip_prefix("timbr_gateway_requests_queued "));
-    line.expect("the request has arrived").parse().expect("a number")
-}
-
 /// The access log lines of queries.
 fn queries(lines: &Mutex<Vec<Value>>) -> Vec<(u64, String)> {
     let lines = lines.lock().expect("no panic");
@@ -195,7 +188,7 @@ fn a_disconnected_client_leaves_the_queue_or_aborts_its_query() {
         let mut leaving = Client::connect(program.http);
         leaving.write_request(QUERY, &headers("leaves"), b"{\"a\":1}");
         let is_there = |sent: usize| match queued {
-            true => waiting(&program) == 1,
+            true => program.metric("timbr_gateway_requests_queued") == Some(1.0),
             false => upstream.log().len() == sent,
         };
         wait_until("the request has arrived", || is_there(1));
