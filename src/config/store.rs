@@ -374,12 +374,21 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part} in {error}");
         }
-        for urls in
-            ["redis://a,redis://b", "http://a", "redis://a/3", "a:1", "redis://", "redis://a:x", "redis://a,rediss://b"]
-        {
+        for urls in [
+            "redis://a,redis://b",
+            "http://a",
+            "redis://a/3",
+            "redis://a#3",
+            "a:1",
+            "redis://",
+            "redis://a:x",
+            "redis://a,rediss://b",
+        ] {
             let error = with(&[("KIND", "redis"), ("URLS", urls)]).expect_err(urls);
             assert!(error.contains("store.urls: "), "{error}");
         }
+        let error = with(&[("SENTINEL_PASSWORD", "x")]).expect_err("no effect");
+        assert!(error.contains("without store.kind=redis") && !error.contains("store.mode"), "one message: {error}");
     }
 
     #[test]
