@@ -75,7 +75,7 @@ impl Identity {
 
     /// The identity of a token of this gateway. `upstream_key` is sent to the backend in its place.
     pub(super) fn from_token(id: TokenId, record: &TokenRecord, upstream_key: Option<HeaderValue>) -> Identity {
-        let (source, groups) = (IdentitySource::Token(id), record.groups.clone());
+        let (source, groups) = (IdentitySource::Token(id), record.groups().cloned());
         Identity { source, groups, ..Identity::from_key(Some(record.user.clone()), upstream_key, id) }
     }
 

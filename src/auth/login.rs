@@ -123,7 +123,7 @@ impl Auth {
         let id_of = |seed: &_| tokens.id(seed);
         let login_id = self.token_mint.login_id(login, &binding, groups.as_ref());
         let unavailable = |_| MintError::StoreUnavailable;
-        let seed = match (self.store.find_seed(&login_id, id_of), upstream_key) {
+        let seed = match (self.store.find_seed(&login.user, &login_id, id_of), upstream_key) {
             (Some(seed), None) => seed,
             (Some(seed), Some(key)) => {
                 let id = id_of(&seed);
@@ -132,7 +132,7 @@ impl Auth {
                 seed
             }
             (None, upstream_key) => {
-                if !self.store.knows_login(&login_id, id_of) {
+                if !self.store.knows_login(&login.user, &login_id, id_of) {
                     attempt.record_new_token().map_err(|TooManyFailures(wait)| MintError::TooManyTokens(wait))?;
                 }
                 let user = login.user.clone();

@@ -4,7 +4,7 @@
 //! SECURITY: nothing has to be recorded when a user is removed or the verifier changes. The proof is compared when a
 //! token is used. So a change takes effect after a crash too, and while the gateway or its store was down.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use aws_lc_rs::hmac::{Context, HMAC_SHA256, Key};
 
@@ -21,10 +21,10 @@ use crate::store::{KeyNumber, KeyRing, PRIMARY_KEY, TokenBinding, TokenRecord};
 pub type Evidence = Vec<u8>;
 
 /// The last number that [`next_generation`] has returned.
-static LAST_GENERATION: AtomicU64 = AtomicU64::new(0);
+static LAST_GENERATION: AtomicU32 = AtomicU32::new(0);
 
 /// A number that is greater than all earlier ones. A change of a verifier begins a new generation.
-pub(super) fn next_generation() -> u64 {
+pub(super) fn next_generation() -> u32 {
     LAST_GENERATION.fetch_add(1, Ordering::AcqRel) + 1
 }
 
@@ -45,7 +45,7 @@ pub struct TokenBinder {
     salts: Vec<Secret>,
     /// The evidence of each issuer.
     jwt_issuers: Vec<Evidence>,
-    generation: u64,
+    generation: u32,
 }
 
 impl TokenBinder {

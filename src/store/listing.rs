@@ -70,9 +70,9 @@ pub(super) fn list_memory(memory: &MemoryStore, store_clock: &StoreClock, filter
         if filter.matches(&record.user) {
             let token = TokenSummary {
                 user: record.user.clone(),
-                groups: record.groups.clone(),
+                groups: record.groups().cloned(),
                 fingerprint: id.fingerprint(),
-                minted: record.minted,
+                minted: record.minted(),
                 expires: store_clock.timestamp(record.expires),
                 last_used: store_clock.timestamp(record.last_used()),
             };

@@ -3,29 +3,31 @@
 //! A bounded concurrent map with lifetimes. It knows neither the persistent store nor how tokens are made.
 
 use std::borrow::Borrow;
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 
 use crate::base::clock::{Clock, Tick};
 use crate::base::identity_hasher::IdentityHasher;
 use crate::base::secret::Secret;
+use crate::base::user_name::UserName;
 use crate::store::deny_list::DenyList;
 use crate::store::ended_tokens::{EndedTokens, TokenEnd};
 use crate::store::token_limits::{AtomicTokenLimits, TokenLimits};
-use crate::store::{LoginId, Seed, TokenId, TokenRecord};
+use crate::store::user_index::UserIndex;
+use crate::store::{LoginId, NewToken, Seed, Timestamp, TokenId, TokenRecord};
 
 /// A concurrent map of live tokens, bounded in number and time.
 #[derive(Debug)]
 pub struct MemoryStore {
-    tokens: DashMap<TokenId, Arc<TokenRecord>, IdentityHasher>,
-    /// The token that each login receives. In effect a set, as a map because its elements must be replaceable.
-    logins: DashMap<RecordByLogin, (), IdentityHasher>,
+    /// In effect a set, as a map because its elements must be replaceable.
+    tokens: DashMap<RecordById, (), IdentityHasher>,
+    /// The same tokens, by their users.
+    by_user: UserIndex,
     /// The tokens by insertion. If all are minted here, they expire in the same sequence, as all have the same
     /// lifetime. A token from a different replica may expire before older entries; its entry then stays until it is
     /// the oldest.
@@ -35,34 +37,32 @@ pub struct MemoryStore {
     /// Live tokens that were evicted since the start of the process.
     evicted: AtomicU64,
     ended: Mutex<EndedTokens>,
-    /// SECURITY: secret, so that a client cannot choose a name with the hash of a different user.
-    user_hasher: RandomState,
     deny_list: DenyList,
     limits: AtomicTokenLimits,
     clock: Clock,
 }
 
-/// A token, found by the login that it holds: a separate key would double the size of the entry.
+/// A token, found by the id that it holds: a separate key would triple the size of the entry.
 #[derive(Debug)]
-struct RecordByLogin(Arc<TokenRecord>);
+struct RecordById(Arc<TokenRecord>);
 
-impl Borrow<LoginId> for RecordByLogin {
-    fn borrow(&self) -> &LoginId {
-        &self.0.login
+impl Borrow<TokenId> for RecordById {
+    fn borrow(&self) -> &TokenId {
+        &self.0.id
     }
 }
 
-impl PartialEq for RecordByLogin {
-    fn eq(&self, other: &RecordByLogin) -> bool {
-        self.0.login == other.0.login
+impl PartialEq for RecordById {
+    fn eq(&self, other: &RecordById) -> bool {
+        self.0.id == other.0.id
     }
 }
 
-impl Eq for RecordByLogin {}
+impl Eq for RecordById {}
 
-impl Hash for RecordByLogin {
+impl Hash for RecordById {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.login.hash(state);
+        self.0.id.hash(state);
     }
 }
 
@@ -71,9 +71,6 @@ struct EvictionQueue {
     /// The oldest first. Removed tokens keep their entry until it is the oldest, or until a walk removes it; they do
     /// not count toward the maximum.
     ids: VecDeque<TokenId>,
-    /// The tokens of each user, the oldest first, by a hash of the name. Removed tokens stay until the user gets a new
-    /// one, or until a walk removes them. Most users have one token.
-    by_user: HashMap<u64, SmallVec<[TokenId; 1]>, IdentityHasher>,
     /// Insertions since the last walk over all entries.
     mints_since_walk: usize,
 }
@@ -93,12 +90,11 @@ impl MemoryStore {
     pub fn new(limits: TokenLimits, clock: Clock) -> MemoryStore {
         MemoryStore {
             tokens: DashMap::with_hasher_and_shard_amount(IdentityHasher::default(), SHARD_COUNT),
-            logins: DashMap::with_hasher_and_shard_amount(IdentityHasher::default(), SHARD_COUNT),
+            by_user: UserIndex::new(SHARD_COUNT),
             eviction_queue: Mutex::default(),
             count: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
             ended: Mutex::default(),
-            user_hasher: RandomState::new(),
             deny_list: DenyList::default(),
             limits: AtomicTokenLimits::new(limits),
             clock,
@@ -126,7 +122,7 @@ impl MemoryStore {
 
     /// The token with this id, if it is live at `now`, the current time. Records a use.
     pub fn find(&self, id: &TokenId, now: Tick) -> Option<Arc<TokenRecord>> {
-        let record = Arc::clone(&*self.tokens.get(id)?);
+        let record = self.peek(id)?;
         if !self.is_live(&record, now) {
             return None;
         }
@@ -136,23 +132,14 @@ impl MemoryStore {
 
     /// The token with this id, live or expired. Records no use.
     pub fn peek(&self, id: &TokenId) -> Option<Arc<TokenRecord>> {
-        self.tokens.get(id).map(|record| Arc::clone(&record))
+        self.tokens.get(id).map(|entry| Arc::clone(&entry.key().0))
     }
 
     /// The seed of the login's live token, if it can still be issued. Records a use: the client will use the token.
-    pub fn find_seed(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
-        let seed = self.current_token(login)?.seed;
+    pub fn find_seed(&self, user: &UserName, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
+        let seed = self.by_user.current(user, login)?.seed;
         let record = self.find(&id_of(&seed), self.clock.now())?;
         self.can_be_issued(&record).then_some(seed)
-    }
-
-    /// True if this is the token that its login receives.
-    pub fn is_current_for_login(&self, record: &TokenRecord) -> bool {
-        self.current_token(&record.login).is_some_and(|current| std::ptr::eq(&*current, record))
-    }
-
-    fn current_token(&self, login: &LoginId) -> Option<Arc<TokenRecord>> {
-        self.logins.get(login).map(|current| Arc::clone(&current.key().0))
     }
 
     /// True if a tenth of the lifetime remains: a client that requests a token must be able to use it for a while.
@@ -160,78 +147,90 @@ impl MemoryStore {
         record.expires.since(self.clock.now()) >= self.limits.ttl() / 10
     }
 
-    /// Inserts a token for the login and returns its seed. If a different thread was faster, returns the seed of the
-    /// token that it inserted. `record` is called with the current time and the expiry.
-    pub fn insert(
-        &self,
-        seed: Seed,
-        login: LoginId,
-        record: impl FnOnce(Tick, Tick) -> TokenRecord,
-        id_of: impl Fn(&Seed) -> TokenId,
-    ) -> Seed {
+    /// Inserts a token for its login and returns its seed. If a different thread was faster, returns the seed of the
+    /// token that it inserted.
+    pub fn insert(&self, token: NewToken, seed: Seed, minted: Timestamp, id_of: impl Fn(&Seed) -> TokenId) -> Seed {
         // The lock serializes minting; lookups never take it.
         let mut queue = self.eviction_queue.lock();
-        if let Some(other) = self.find_seed(&login, &id_of) {
+        if let Some(other) = self.find_seed(&token.user, &token.login, &id_of) {
             return other;
         }
         let now = self.clock.now();
-        let record = self.insert_locked(&mut queue, id_of(&seed), record(now, now.after(self.limits.ttl())));
-        self.set_current(&record);
+        let record = TokenRecord::new(id_of(&seed), token, seed, minted, now, now.after(self.limits.ttl()));
+        let record = self.insert_locked(&mut queue, record);
+        self.by_user.set_current(&record);
         seed
     }
 
     /// Inserts a token that its login receives from now on.
-    pub fn insert_minted(&self, id: TokenId, record: TokenRecord) {
+    pub fn insert_minted(&self, record: TokenRecord) {
         let mut queue = self.eviction_queue.lock();
-        let record = self.insert_locked(&mut queue, id, record);
-        self.set_current(&record);
+        let record = self.insert_locked(&mut queue, record);
+        self.by_user.set_current(&record);
     }
 
     /// Inserts a token minted at some earlier time. If its login has a different token, which may be newer, the login
     /// keeps receiving that one.
-    pub fn insert_fetched(&self, id: TokenId, record: TokenRecord) -> Arc<TokenRecord> {
+    pub fn insert_fetched(&self, record: TokenRecord) -> Arc<TokenRecord> {
         let mut queue = self.eviction_queue.lock();
-        let has_other = self.current_token(&record.login).is_some_and(|current| current.seed != record.seed);
-        let record = self.insert_locked(&mut queue, id, record);
+        let current = self.by_user.current(&record.user, &record.login);
+        let has_other = current.is_some_and(|current| current.seed != record.seed);
+        let record = self.insert_locked(&mut queue, record);
         if !has_other {
-            self.set_current(&record);
+            self.by_user.set_current(&record);
         }
         record
     }
 
-    fn insert_locked(&self, queue: &mut EvictionQueue, id: TokenId, record: TokenRecord) -> Arc<TokenRecord> {
+    fn insert_locked(&self, queue: &mut EvictionQueue, record: TokenRecord) -> Arc<TokenRecord> {
         queue.mints_since_walk = queue.mints_since_walk.saturating_add(1);
         let max = self.limits.max();
         if self.len() >= max {
             self.evict_down_to(queue, max - 1);
         }
         let record = Arc::new(record);
-        if self.tokens.insert(id, Arc::clone(&record)).is_none() {
-            self.count.fetch_add(1, Ordering::Relaxed);
-            queue.ids.push_back(id);
-            self.add_to_user(queue, id, &record);
+        let replaced = match self.tokens.entry(RecordById(Arc::clone(&record))) {
+            Entry::Occupied(older) => Some(older.replace_entry(()).0.0),
+            Entry::Vacant(vacant) => {
+                drop(vacant.insert(()));
+                None
+            }
+        };
+        match replaced {
+            Some(older) => self.by_user.remove(&older),
+            None => {
+                self.count.fetch_add(1, Ordering::Relaxed);
+                queue.ids.push_back(record.id);
+                self.make_room_for_user(&record.user);
+            }
         }
+        self.by_user.add(&record);
+        self.remove_from_index_if_gone(&record);
         if queue.ids.len() > 2 * self.len() + MIN_STALE_ENTRIES {
             queue.ids.retain(|id| self.tokens.contains_key(id));
         }
         record
     }
 
-    /// Adds a token to those of its user, and evicts the user's oldest token above the maximum.
+    /// A different thread may have removed the token before it was added to the index.
+    fn remove_from_index_if_gone(&self, record: &Arc<TokenRecord>) {
+        if !self.tokens.get(&record.id).is_some_and(|entry| Arc::ptr_eq(&entry.key().0, record)) {
+            self.by_user.remove(record);
+        }
+    }
+
+    /// Evicts the oldest tokens of a user who is about to get one more than the maximum.
     ///
     /// SECURITY: a client that gets many tokens for one user evicts only tokens of that user.
-    fn add_to_user(&self, queue: &mut EvictionQueue, id: TokenId, record: &TokenRecord) {
-        if queue.by_user.len() > self.len() + MIN_STALE_ENTRIES {
-            queue.by_user.retain(|_, ids| ids.iter().any(|id| self.tokens.contains_key(id)));
-        }
-        let ids = queue.by_user.entry(self.user_hasher.hash_one(&record.user)).or_default();
-        ids.retain(|id| self.tokens.contains_key(id));
+    fn make_room_for_user(&self, user: &UserName) {
         let max = self.limits.max_per_user();
-        if max > 0 && ids.len() >= max {
-            let now = self.clock.now();
-            ids.drain(..=ids.len() - max).for_each(|id| self.evict(&id, now));
+        if max == 0 {
+            return;
         }
-        ids.push(id);
+        let tokens = self.by_user.tokens_of(user);
+        let now = self.clock.now();
+        let excess = (tokens.len() + 1).saturating_sub(max);
+        tokens.iter().take(excess).for_each(|record| self.evict(&record.id, now));
     }
 
     fn evict(&self, id: &TokenId, now: Tick) {
@@ -243,33 +242,27 @@ impl MemoryStore {
         }
     }
 
-    fn set_current(&self, record: &Arc<TokenRecord>) {
-        match self.logins.entry(RecordByLogin(Arc::clone(record))) {
-            Entry::Occupied(older) => drop(older.replace_entry(())),
-            Entry::Vacant(vacant) => drop(vacant.insert(())),
-        }
-    }
-
     /// Replaces the key that the backend receives instead of a token. Does nothing if the token does not exist.
-    pub fn set_upstream_key(&self, id: &TokenId, key: Secret) {
+    pub fn set_upstream_key(&self, id: &TokenId, key: &Secret) {
         // Requests that hold the old record finish with the old key.
-        let (old, new) = {
-            let Some(mut record) = self.tokens.get_mut(id) else { return };
-            let new = Arc::new(record.with_upstream_key(key));
-            (std::mem::replace(&mut *record, Arc::clone(&new)), new)
-        };
-        if let Entry::Occupied(current) = self.logins.entry(RecordByLogin(new))
-            && Arc::ptr_eq(&current.key().0, &old)
-        {
-            current.replace_entry(());
+        while let Some(old) = self.peek(id) {
+            let new = Arc::new(old.with_upstream_key(key.clone()));
+            if let Entry::Occupied(entry) = self.tokens.entry(RecordById(Arc::clone(&new)))
+                && Arc::ptr_eq(&entry.key().0, &old)
+            {
+                entry.replace_entry(());
+                self.by_user.replace(&old, &new);
+                self.remove_from_index_if_gone(&new);
+                return;
+            }
         }
     }
 
     /// Removes one token. Its entry in the eviction queue stays until it is the oldest.
     pub fn remove(&self, id: &TokenId) -> Option<Arc<TokenRecord>> {
-        let (_, record) = self.tokens.remove(id)?;
+        let (RecordById(record), ()) = self.tokens.remove(id)?;
         self.count.fetch_sub(1, Ordering::Relaxed);
-        self.remove_login_of(&record);
+        self.by_user.remove(&record);
         Some(record)
     }
 
@@ -300,11 +293,11 @@ impl MemoryStore {
     }
 
     fn retain(&self, mut is_kept: impl FnMut(&TokenId, &Arc<TokenRecord>) -> bool) {
-        self.tokens.retain(|id, record| {
-            let is_kept = is_kept(id, record);
+        self.tokens.retain(|RecordById(record), ()| {
+            let is_kept = is_kept(&record.id, record);
             if !is_kept {
                 self.count.fetch_sub(1, Ordering::Relaxed);
-                self.remove_login_of(record);
+                self.by_user.remove(record);
             }
             is_kept
         });
@@ -329,8 +322,9 @@ impl MemoryStore {
     pub fn for_each(&self, mut visit: impl FnMut(&TokenId, &Arc<TokenRecord>)) {
         let now = self.clock.now();
         for entry in &self.tokens {
-            if self.is_live(entry.value(), now) {
-                visit(entry.key(), entry.value());
+            let RecordById(record) = entry.key();
+            if self.is_live(record, now) {
+                visit(&record.id, record);
             }
         }
     }
@@ -366,7 +360,7 @@ impl MemoryStore {
         let mut queue = self.eviction_queue.lock();
         for _ in 0..100 {
             let Some(id) = queue.ids.front() else { return false };
-            let is_live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
+            let is_live = self.tokens.get(id).is_some_and(|entry| self.is_live(&entry.key().0, now));
             if is_live {
                 return false;
             }
@@ -388,7 +382,7 @@ impl MemoryStore {
         {
             queue.mints_since_walk = 0;
             queue.ids.retain(|id| {
-                let is_live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
+                let is_live = self.tokens.get(id).is_some_and(|entry| self.is_live(&entry.key().0, now));
                 if !is_live {
                     self.remove(id);
                 }
@@ -400,11 +394,6 @@ impl MemoryStore {
             self.evict(&id, now);
         }
     }
-
-    /// Does nothing if the login has a different token by now.
-    fn remove_login_of(&self, record: &Arc<TokenRecord>) {
-        self.logins.remove_if(&record.login, |current, ()| Arc::ptr_eq(&current.0, record));
-    }
 }
 
 #[cfg(test)]
@@ -412,8 +401,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::base::user_name::UserName;
-    use crate::store::{NewToken, Timestamp, TokenBinding};
+    use crate::store::TokenBinding;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -437,8 +425,7 @@ mod tests {
     }
 
     fn insert_for(store: &MemoryStore, user: &str, login: u8, seed: u8) -> Seed {
-        let record = |now, expires| TokenRecord::new(token(user, login), [seed; 20], Timestamp(0), now, expires);
-        store.insert([seed; 20], LoginId([login; 16]), record, id_of)
+        store.insert(token(user, login), [seed; 20], Timestamp(0), id_of)
     }
 
     fn find(store: &MemoryStore, seed: u8) -> Option<Arc<TokenRecord>> {
@@ -453,7 +440,10 @@ mod tests {
     fn a_user_with_too_many_tokens_loses_its_oldest() {
         let (store, clock) = store(None, 10);
         store.set_limits(TokenLimits { max_per_user: 2, ..store.limits() });
-        let of = |user, seed| insert_for(&store, user, seed, seed);
+        let of = |user, seed| {
+            clock.advance(Duration::from_millis(1));
+            insert_for(&store, user, seed, seed);
+        };
         of("alice", 1);
         for seed in 2..9 {
             of("mallory", seed);
@@ -467,8 +457,7 @@ mod tests {
         clock.advance(HOUR);
         store.sweep();
         of("mallory", 10);
-        let mallory = store.user_hasher.hash_one(token("mallory", 0).user);
-        assert_eq!(store.eviction_queue.lock().by_user[&mallory].len(), 1);
+        assert_eq!(store.by_user.len(), 1);
     }
 
     #[test]
@@ -544,13 +533,13 @@ mod tests {
         let key = || find(&store, 1).and_then(|record| record.upstream_key().cloned());
         assert_eq!(key(), None);
         clock.advance(HOUR / 8);
-        store.set_upstream_key(&id_of(&[1; 20]), Secret::new("tk_upstream".into()));
+        store.set_upstream_key(&id_of(&[1; 20]), &Secret::new("tk_upstream".into()));
         assert_eq!(key(), Some(Secret::new("tk_upstream".into())));
         assert!(!format!("{:?}", find(&store, 1)).contains("tk_upstream"));
         clock.advance(HOUR / 4);
-        store.set_upstream_key(&id_of(&[1; 20]), Secret::new("tk_upstream".into()));
+        store.set_upstream_key(&id_of(&[1; 20]), &Secret::new("tk_upstream".into()));
         assert_eq!(key(), None, "replacing the key is not a use, so it has become idle");
-        store.set_upstream_key(&id_of(&[2; 20]), Secret::new("tk_upstream".into()));
+        store.set_upstream_key(&id_of(&[2; 20]), &Secret::new("tk_upstream".into()));
         assert_eq!(store.len(), 1, "an unknown token is not created");
     }
 
@@ -579,7 +568,7 @@ mod tests {
         clock.advance(HOUR / 2);
         store.sweep();
         assert_eq!(store.len(), 56);
-        assert!(store.logins.len() == 56 && store.eviction_queue.lock().ids.len() == 56);
+        assert!(store.by_user.len() == 56 && store.eviction_queue.lock().ids.len() == 56);
     }
 
     #[test]
@@ -596,7 +585,7 @@ mod tests {
         assert_eq!(insert(&store, 2, 5), [5; 20]);
         clock.advance(HOUR);
         store.sweep();
-        assert!(store.is_empty() && store.logins.is_empty());
+        assert!(store.is_empty() && store.by_user.len() == 0);
         assert!(store.eviction_queue.lock().ids.is_empty());
     }
 
@@ -605,8 +594,9 @@ mod tests {
         let (store, clock) = store(None, 10);
         let fetch = |seed: u8, login: u8| {
             let now = clock.now();
-            let record = TokenRecord::new(token("alice", login), [seed; 20], Timestamp(0), now, now.after(HOUR));
-            store.insert_fetched(id_of(&[seed; 20]), record)
+            let (token, seed) = (token(&format!("user-{login}"), login), [seed; 20]);
+            let record = TokenRecord::new(id_of(&seed), token, seed, Timestamp(0), now, now.after(HOUR));
+            store.insert_fetched(record)
         };
         insert(&store, 1, 1);
         fetch(2, 1);

@@ -20,6 +20,7 @@ mod stop;
 mod time;
 mod token_id;
 mod token_limits;
+mod user_index;
 mod wire;
 
 use std::hash::{Hash, Hasher};
@@ -217,21 +218,21 @@ impl Store {
     ///
     /// While replicas share a store, [`Store::insert`] finds it: the store may have lost the token, and then the other
     /// replicas would reject it.
-    pub fn find_seed(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
+    pub fn find_seed(&self, user: &UserName, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
         let is_shared = self.driver.as_ref().is_some_and(|driver| {
             let availability = &driver.availability;
             availability.is_up() && !availability.is_authoritative()
         });
-        (!is_shared).then(|| self.known_seed(login, id_of)).flatten()
+        (!is_shared).then(|| self.known_seed(user, login, id_of)).flatten()
     }
 
     /// True if this process knows a live token of the login, so that it will not receive a new one.
-    pub fn knows_login(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> bool {
-        self.known_seed(login, id_of).is_some()
+    pub fn knows_login(&self, user: &UserName, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> bool {
+        self.known_seed(user, login, id_of).is_some()
     }
 
-    fn known_seed(&self, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
-        self.is_fresh(self.clock.now()).then(|| self.memory.find_seed(login, id_of)).flatten()
+    fn known_seed(&self, user: &UserName, login: &LoginId, id_of: impl Fn(&Seed) -> TokenId) -> Option<Seed> {
+        self.is_fresh(self.clock.now()).then(|| self.memory.find_seed(user, login, id_of)).flatten()
     }
 
     /// Stores a token for the login and returns its seed. If the login has received a token in the meantime, returns
@@ -243,7 +244,7 @@ impl Store {
         id_of: impl Fn(&Seed) -> TokenId,
     ) -> Result<Seed, Unavailable> {
         if let Some(driver) = &self.driver {
-            let known = self.known_seed(&token.login, &id_of);
+            let known = self.known_seed(&token.user, &token.login, &id_of);
             // A token that the client has in any case needs no store. A new key for the backend does.
             let fallback = known.filter(|_| token.upstream_key.is_none());
             let known = known.map(|seed| (id_of(&seed), seed));
@@ -251,15 +252,14 @@ impl Store {
             let minting = driver.mint(token, (seed, id_of(&seed)), known, wait);
             return self.record_operation("mint", minting).await.or_else(|error| fallback.ok_or(error));
         }
-        let login = token.login;
-        let record = |now, expires| TokenRecord::new(token, seed, self.store_clock.timestamp(now), now, expires);
-        Ok(self.memory.insert(seed, login, record, id_of))
+        let minted = self.store_clock.timestamp(self.clock.now());
+        Ok(self.memory.insert(token, seed, minted, id_of))
     }
 
     /// Replaces the key that the backend receives instead of a token. Does nothing if the token is not live.
     pub async fn set_upstream_key(&self, id: &TokenId, key: Secret) -> Result<(), Unavailable> {
         match &self.driver {
-            None => self.memory.set_upstream_key(id, key),
+            None => self.memory.set_upstream_key(id, &key),
             Some(driver) => {
                 self.record_operation("set_upstream_key", driver.set_upstream_key(*id, key)).await?;
             }

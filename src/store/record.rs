@@ -1,6 +1,6 @@
 //! A live token as this process holds it in memory: everything about it except the token itself.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::base::clock::Tick;
@@ -8,7 +8,7 @@ use crate::base::groups::Groups;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::store::keys::KeyNumber;
-use crate::store::{LoginId, Seed, Timestamp};
+use crate::store::{LoginId, Seed, Timestamp, TokenId};
 
 /// A token that is to be stored.
 #[derive(Clone, Debug)]
@@ -32,28 +32,39 @@ pub struct NewToken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenBinding(pub [u8; 8]);
 
-/// A stored token.
+/// A stored token. With its reference counts it takes 128 bytes, which is a size class of the allocator; one byte more
+/// would take 160.
 #[derive(Debug)]
 pub struct TokenRecord {
+    pub(super) id: TokenId,
     /// The user that it authenticates.
     pub user: UserName,
-    /// The user's groups, as they were at the login.
-    pub groups: Option<Groups>,
     /// When it expires, used or not.
     pub expires: Tick,
     pub(super) login: LoginId,
     /// Together with the login it makes the token again.
     pub(super) seed: Seed,
-    pub(super) minted: Timestamp,
+    minted: [u8; 6],
     /// What has proven the login.
     pub binding: TokenBinding,
     /// The key that made it.
     pub key: KeyNumber,
-    /// Boxed because few tokens have one.
-    upstream_key: Option<Box<Secret>>,
+    /// Boxed because few tokens have any.
+    extras: Option<Box<Extras>>,
     last_used: AtomicU64,
     /// The generation of verifiers that last confirmed the binding.
-    confirmed: AtomicU64,
+    confirmed: AtomicU32,
+    /// It is the token that its login receives.
+    is_current: AtomicBool,
+}
+
+const _: () = assert!(size_of::<TokenRecord>() == 128 - 2 * size_of::<usize>());
+
+/// What not every token has.
+#[derive(Clone, Debug)]
+struct Extras {
+    groups: Option<Groups>,
+    upstream_key: Option<Secret>,
 }
 
 /// Resolution of the last use where tokens have no idle lifetime.
@@ -61,42 +72,84 @@ const LAST_USED_RESOLUTION: Duration = Duration::from_secs(60);
 
 impl TokenRecord {
     /// A token that was last used at `now`.
-    pub(super) fn new(token: NewToken, seed: Seed, minted: Timestamp, now: Tick, expires: Tick) -> TokenRecord {
+    pub(super) fn new(
+        id: TokenId,
+        token: NewToken,
+        seed: Seed,
+        minted: Timestamp,
+        now: Tick,
+        expires: Tick,
+    ) -> TokenRecord {
         let NewToken { login, user, groups, upstream_key, binding, key } = token;
-        let upstream_key = upstream_key.map(Box::new);
-        let (last_used, confirmed) = (AtomicU64::new(now.raw()), AtomicU64::new(0));
-        TokenRecord { user, groups, expires, login, seed, minted, binding, key, upstream_key, last_used, confirmed }
+        let has_extras = groups.is_some() || upstream_key.is_some();
+        // Six bytes are enough until the year 10889.
+        let [_, _, minted @ ..] = minted.0.min((1 << 48) - 1).to_be_bytes();
+        TokenRecord {
+            id,
+            user,
+            expires,
+            login,
+            seed,
+            minted,
+            binding,
+            key,
+            extras: has_extras.then(|| Box::new(Extras { groups, upstream_key })),
+            last_used: AtomicU64::new(now.raw()),
+            confirmed: AtomicU32::new(0),
+            is_current: AtomicBool::new(false),
+        }
     }
 
     /// A copy with a new key for the backend.
     pub(super) fn with_upstream_key(&self, upstream_key: Secret) -> TokenRecord {
         TokenRecord {
+            id: self.id,
             user: self.user.clone(),
-            groups: self.groups.clone(),
             expires: self.expires,
             login: self.login,
             seed: self.seed,
             minted: self.minted,
             binding: self.binding,
             key: self.key,
-            upstream_key: Some(Box::new(upstream_key)),
+            extras: Some(Box::new(Extras { groups: self.groups().cloned(), upstream_key: Some(upstream_key) })),
             last_used: AtomicU64::new(self.last_used().raw()),
-            confirmed: AtomicU64::new(0),
+            confirmed: AtomicU32::new(0),
+            is_current: AtomicBool::new(self.is_current()),
         }
+    }
+
+    /// When it was minted.
+    pub fn minted(&self) -> Timestamp {
+        let [a, b, c, d, e, f] = self.minted;
+        Timestamp(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+    }
+
+    /// The user's groups, as they were at the login.
+    pub fn groups(&self) -> Option<&Groups> {
+        self.extras.as_ref()?.groups.as_ref()
     }
 
     /// The key that the backend receives instead of the token; `None`: the backend receives the token.
     pub fn upstream_key(&self) -> Option<&Secret> {
-        self.upstream_key.as_deref()
+        self.extras.as_ref()?.upstream_key.as_ref()
+    }
+
+    /// True if it is the token that its login receives.
+    pub(super) fn is_current(&self) -> bool {
+        self.is_current.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_current(&self, is_current: bool) {
+        self.is_current.store(is_current, Ordering::Relaxed);
     }
 
     /// True if the verifiers of this generation have confirmed the binding. Generations start at 1.
-    pub fn is_confirmed_by(&self, generation: u64) -> bool {
+    pub fn is_confirmed_by(&self, generation: u32) -> bool {
         self.confirmed.load(Ordering::Relaxed) == generation
     }
 
     /// Records that the verifiers of this generation confirm the binding.
-    pub fn set_confirmed_by(&self, generation: u64) {
+    pub fn set_confirmed_by(&self, generation: u32) {
         self.confirmed.store(generation, Ordering::Relaxed);
     }
 

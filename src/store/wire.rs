@@ -61,13 +61,13 @@ impl StoredToken {
         let token = NewToken {
             login: record.login,
             user: record.user.clone(),
-            groups: record.groups.clone(),
+            groups: record.groups().cloned(),
             upstream_key: record.upstream_key().cloned(),
             binding: record.binding,
             key: record.key,
         };
         let expires = store_clock.timestamp(record.expires);
-        StoredToken { id, seed: record.seed, minted: record.minted, expires, token }
+        StoredToken { id, seed: record.seed, minted: record.minted(), expires, token }
     }
 
     /// SECURITY: `ttl` limits the lifetime from now on, whatever the time was when the token was minted.
@@ -78,7 +78,7 @@ impl StoredToken {
     /// A record for this process's memory, which counts as used now.
     pub fn into_record(self, store_clock: &StoreClock) -> TokenRecord {
         let (now, expires) = (store_clock.now_tick(), store_clock.tick(self.expires));
-        TokenRecord::new(self.token, self.seed, self.minted, now, expires)
+        TokenRecord::new(self.id, self.token, self.seed, self.minted, now, expires)
     }
 
     /// Which token its login receives, if it is this one.

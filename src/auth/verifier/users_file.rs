@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -32,7 +32,7 @@ pub struct UsersFile {
     watch: Mutex<FileWatch>,
     hash_permits: Arc<Semaphore>,
     /// The number of the last change of `users`.
-    generation: AtomicU64,
+    generation: AtomicU32,
 }
 
 impl UsersFile {
@@ -47,7 +47,7 @@ impl UsersFile {
             failing_since: Mutex::default(),
             watch: Mutex::default(),
             hash_permits: Arc::new(Semaphore::new(permits)),
-            generation: AtomicU64::new(next_generation()),
+            generation: AtomicU32::new(next_generation()),
         })
     }
 
@@ -103,7 +103,7 @@ impl UsersFile {
     }
 
     /// The number of the last change of the file.
-    pub fn generation(&self) -> u64 {
+    pub fn generation(&self) -> u32 {
         self.generation.load(Ordering::Acquire)
     }
 

@@ -174,7 +174,7 @@ impl DoctorClient {
     fn report_groups(&self, store: &Store, report: &mut DoctorReport) {
         let id = self.token.as_deref().map(|token| TokenId::from_token(token.as_bytes()));
         let record = id.and_then(|id| store.find(&id));
-        if let Some(groups) = record.as_ref().and_then(|record| record.groups.as_ref()) {
+        if let Some(groups) = record.as_ref().and_then(|record| record.groups()) {
             report.ok("groups", groups_text(groups));
         }
     }

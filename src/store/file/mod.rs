@@ -249,10 +249,9 @@ impl FileStore {
         for (last_used, mut stored) in tokens {
             // A wall clock that was set back must not extend the lifetime of tokens.
             stored.limit_lifetime(&self.store_clock, self.memory.limits().ttl);
-            let id = stored.id;
             let record = stored.into_record(&self.store_clock);
             record.set_last_used(self.store_clock.tick(last_used));
-            self.memory.insert_minted(id, record);
+            self.memory.insert_minted(record);
         }
         info!(path = %self.path.display(), tokens = count, "token file opened");
         if unreadable > 0 {

@@ -61,7 +61,7 @@ impl OpenFileStore {
         write.commit()?;
         self.commits += 1;
         for stored in new_tokens {
-            store.memory.insert_minted(stored.id, stored.into_record(&store.store_clock));
+            store.memory.insert_minted(stored.into_record(&store.store_clock));
         }
         Ok(seeds)
     }
@@ -139,7 +139,7 @@ impl OpenFileStore {
         }
         write.commit()?;
         self.commits += 1;
-        store.memory.set_upstream_key(id, key);
+        store.memory.set_upstream_key(id, &key);
         Ok(())
     }
 }
@@ -165,7 +165,7 @@ impl FileStore {
             && record.upstream_key() != Some(key)
         {
             self.write_upstream_key(tokens, &login.id, record.key, key)?;
-            self.memory.set_upstream_key(&login.id, key.clone());
+            self.memory.set_upstream_key(&login.id, key);
         }
         Ok(Some(login.seed))
     }

@@ -173,7 +173,7 @@ impl RedisSession {
     /// Gives its login the token again, unless the login has one.
     fn claim_of(&self, id: TokenId) -> Option<Cmd> {
         let record = self.context.memory.peek(&id)?;
-        if !self.context.memory.is_current_for_login(&record) || record.key != PRIMARY_KEY {
+        if !record.is_current() || record.key != PRIMARY_KEY {
             return None;
         }
         Some(self.claim_command(&StoredToken::from_record(id, &record, &self.context.store_clock)))

@@ -67,7 +67,7 @@ impl RedisSession {
             memory.for_each(|id, record| {
                 if revocation.covers(id, &record.user) {
                     found.ids.insert((*id, record.key));
-                    found.latest = found.latest.max(record.minted);
+                    found.latest = found.latest.max(record.minted());
                 }
             });
             found
@@ -142,7 +142,9 @@ impl RedisSession {
             let memory = Arc::clone(&self.context.memory);
             let search = move || {
                 let is_revoked = |id: &TokenId, record: &crate::store::TokenRecord| {
-                    unapplied.iter().any(|(revocation, at)| record.minted <= *at && revocation.covers(id, &record.user))
+                    unapplied
+                        .iter()
+                        .any(|(revocation, at)| record.minted() <= *at && revocation.covers(id, &record.user))
                 };
                 memory.revoke_if(is_revoked, |_, _| {});
             };

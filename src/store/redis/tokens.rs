@@ -49,7 +49,7 @@ impl RedisSession {
             FoundToken::Token(stored) => *stored,
         };
         let record = stored.into_record(&self.context.store_clock);
-        Ok(Ok(self.context.memory.insert_fetched(id, record)))
+        Ok(Ok(self.context.memory.insert_fetched(record)))
     }
 
     /// The login's token: the one that it has, or this new one. `known` is the one that this replica knows, and
@@ -116,7 +116,7 @@ impl RedisSession {
         if !self.is_live(&stored) {
             return Err(StoreError::Revoked);
         }
-        self.context.memory.insert_minted(stored.id, stored.into_record(&self.context.store_clock));
+        self.context.memory.insert_minted(stored.into_record(&self.context.store_clock));
         Ok(())
     }
 
@@ -126,7 +126,7 @@ impl RedisSession {
             let Some(mut stored) = self.live_token(&id, key).await? else { continue };
             stored.token.upstream_key = Some(upstream_key.clone());
             self.rewrite_token(&stored).await?;
-            self.context.memory.set_upstream_key(&id, upstream_key);
+            self.context.memory.set_upstream_key(&id, &upstream_key);
             break;
         }
         Ok(())

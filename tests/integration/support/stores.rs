@@ -227,7 +227,7 @@ impl Replica {
 
     pub fn mint_with_key(&self, user: &str, seed: u8, key: Option<&str>) -> Result<TokenId, Unavailable> {
         let token = new_token(user, key);
-        if let Some(seed) = self.store().find_seed(&token.login, |seed| id_of(user, seed)) {
+        if let Some(seed) = self.store().find_seed(&token.user, &token.login, |seed| id_of(user, seed)) {
             return Ok(id_of(user, &seed));
         }
         let seed = self.block_on(self.store().insert(token, [seed; 20], |seed| id_of(user, seed)))?;
