@@ -62,7 +62,7 @@ impl UserIndex {
         }
     }
 
-    /// The tokens of a user, the oldest first.
+    /// The tokens of a user, the oldest first. Those of the same millisecond have any order.
     pub fn tokens_of(&self, user: &UserName) -> Vec<Arc<TokenRecord>> {
         let (hash, shard) = self.shard_of(user);
         let mut tokens: Vec<_> = shard.iter_hash(hash).filter(|record| record.user == *user).cloned().collect();

@@ -211,7 +211,11 @@ fn many_logins_of_one_user_evict_only_its_own_tokens() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[("TOKENS_MAX", "20"), ("TOKENS_MAX_PER_USER", "5")]);
     let token = gateway.token();
-    let tokens: Vec<_> = (0..40).map(|number| gateway.token_of("mallory", &format!("p{number}"))).collect();
+    let login = |number| {
+        gateway.clock.advance(Duration::from_millis(1));
+        gateway.token_of("mallory", &format!("p{number}"))
+    };
+    let tokens: Vec<_> = (0..40).map(login).collect();
     let get = |token: &str| gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"");
     assert_eq!(get(&token).status, 200);
     assert_eq!(tokens.iter().filter(|token| get(token).status == 200).count(), 5);
