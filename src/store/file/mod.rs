@@ -411,7 +411,7 @@ impl OpenFileStore {
                 return result;
             }
             Command::SetUpstreamKey { id, key, reply } => {
-                return send_reply(reply, self.set_upstream_key(&id, key));
+                return send_reply(reply, self.set_upstream_key(&id, &key));
             }
             Command::SaltUsage { salts, reply } => return send_reply(reply, self.salt_usage(&salts)),
         }

@@ -129,17 +129,17 @@ impl OpenFileStore {
         self.journal.clear().map_err(redb::Error::Io)
     }
 
-    pub(super) fn set_upstream_key(&mut self, id: &TokenId, key: Secret) -> FileResult<()> {
+    pub(super) fn set_upstream_key(&mut self, id: &TokenId, key: &Secret) -> FileResult<()> {
         let store = &self.store;
         let Some(record) = store.memory.peek(id) else { return Ok(()) };
         let write = open_if_closed(&mut self.database, store)?.begin_write()?;
         {
             let mut tokens = write.open_table(TOKENS)?;
-            store.write_upstream_key(&mut tokens, id, record.key, &key)?;
+            store.write_upstream_key(&mut tokens, id, record.key, key)?;
         }
         write.commit()?;
         self.commits += 1;
-        store.memory.set_upstream_key(id, &key);
+        store.memory.set_upstream_key(id, key);
         Ok(())
     }
 }
