@@ -184,8 +184,9 @@ pub struct PendingEvents {
 }
 
 impl PendingEvents {
+    /// SECURITY: a revocation is queued in any case, as only operators make them; the other events are made by clients.
     pub fn add(&mut self, event: StoreEvent) {
-        if self.changes.len() < MAX_PENDING {
+        if self.changes.len() < MAX_PENDING || matches!(event, StoreEvent::Revoked(..)) {
             self.changes.push_back(event);
         }
     }
@@ -437,6 +438,18 @@ mod tests {
         assert_eq!(read(20, &[1, 2, 3]), [event(3)]);
         assert_eq!(read(5, &[3, 4]), [event(4)], "the server's clock was set back");
         assert_eq!(feed.read_until, 5);
+    }
+
+    #[test]
+    fn a_full_queue_takes_revocations_only() {
+        let mut events = PendingEvents::default();
+        let wanted = StoreEvent::Wanted(TokenId::from_token(b"x"), 0);
+        for _ in 0..MAX_PENDING + 1 {
+            events.add(wanted.clone());
+        }
+        let revoked = StoreEvent::Revoked(Revocation::All, Timestamp(1));
+        events.add(revoked.clone());
+        assert_eq!((events.changes.len(), events.changes.back()), (MAX_PENDING + 1, Some(&revoked)));
     }
 
     #[test]
