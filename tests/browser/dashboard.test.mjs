@@ -103,9 +103,14 @@ test("charts have points, axes and a text alternative", async () => {
   assert.match(title, /Requests, last 5 minutes: served .*\/s, rejected .*\/s, failed 0\/s/);
   const labels = await page.locator("#chart-requests svg.plot text").allTextContents();
   assert.ok(labels.some((label) => /^\d\d:\d\d$/.test(label)) && labels.includes("0"), labels.join());
-  const plot = await page.locator("#chart-requests svg.plot").boundingBox();
-  await page.mouse.move(plot.x + plot.width - 20, plot.y + plot.height / 2);
-  assert.match(await page.locator("#chart-requests .readout").innerText(), /\d\d:\d\d:\d\d\s+served/);
+  await page.locator("#chart-requests svg.plot").hover();
+  const readout = () => page.locator("#chart-requests .readout").innerText();
+  assert.match(await readout(), /\d\d:\d\d:\d\d\s+served/);
+  const drawn = await page.locator("#chart-requests svg.plot").elementHandle();
+  await page.waitForFunction((plot) => !plot.isConnected, drawn);
+  assert.match(await readout(), /\d\d:\d\d:\d\d\s+served/, "it stays when the chart is drawn anew");
+  await page.mouse.move(0, 0);
+  assert.equal(await page.locator("#chart-requests .readout").count(), 0);
   await page.locator("#chart-requests summary").click();
   await page.locator("#chart-requests details tbody tr").first().waitFor();
   await page.context().close();

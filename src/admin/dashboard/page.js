@@ -234,21 +234,24 @@ function chart(figure, { title, unit, times, axis, lines, scale, show, area, noD
     el("div", { tabindex: 0, role: "region", "aria-label": `${title}: values` }, el("table", {}, el("caption", { class: "quiet" }, `${title}, ${unit}`),
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Time"), lines.map((line) => el("th", { scope: "col", class: "num" }, `${line.name}`)))),
       body)));
-  addReadout(figure, plot, { times, inside, lines, show, x, left, right, width, top, height, bottom });
+  const showReadout = addReadout(figure, plot, { times, inside, lines, show, x, width, top, height, bottom });
   render(figure, el("figcaption", {}, el("h3", {}, title), el("span", { class: "hint" }, unit), legend), plot, details);
+  showReadout();
 }
 
-/** Shows the values at the pointer's position. */
+/** Where the pointer rests on a chart, by its figure. */
+const pointers = new Map();
+
+/** Shows the values at the pointer's position. Returns a function that does so again under a pointer that rests. */
 function addReadout(figure, plot, { times, inside, lines, show, x, width, top, height, bottom }) {
   const clear = () => {
     plot.querySelector(".cursor")?.remove();
     figure.querySelector(".readout")?.remove();
   };
-  plot.addEventListener("pointerleave", clear);
-  plot.addEventListener("pointermove", (event) => {
+  const showAt = (clientX) => {
     clear();
     const box = plot.getBoundingClientRect();
-    const at = ((event.clientX - box.left) / box.width) * width;
+    const at = ((clientX - box.left) / box.width) * width;
     let nearest = -1;
     times.forEach((time, index) => {
       if (inside[index] && (nearest < 0 || Math.abs(x(time) - at) < Math.abs(x(times[nearest]) - at))) nearest = index;
@@ -261,7 +264,17 @@ function addReadout(figure, plot, { times, inside, lines, show, x, width, top, h
     figure.append(readout);
     const max = figure.clientWidth - readout.offsetWidth - 8;
     readout.style.insetInlineStart = `${Math.max(8, Math.min(here + 8, max))}px`;
-  });
+  };
+  plot.onpointermove = ({ clientX }) => {
+    pointers.set(figure, clientX);
+    showAt(clientX);
+  };
+  // The figure stays when the plot is replaced.
+  plot.onpointerleave = figure.onpointerleave = () => {
+    pointers.delete(figure);
+    clear();
+  };
+  return () => pointers.has(figure) && showAt(pointers.get(figure));
 }
 
 /** A bar chart of counts, without numbers. */
