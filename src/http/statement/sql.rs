@@ -39,7 +39,7 @@ enum Token<'a> {
 /// `None` if the text is ambiguous.
 fn normalize(text: &str) -> Option<(StatementClass, String)> {
     let mut classifier = Classifier::default();
-    let mut normalized = String::new();
+    let mut normalized = String::with_capacity(text.len());
     let mut tokens = Tokens { text, position: 0, in_brackets: false };
     let mut is_ended = false;
     while let Some(token) = tokens.next_token()? {
@@ -63,7 +63,11 @@ fn push(normalized: &mut String, token: Token<'_>) {
         return;
     }
     match token {
-        Token::Word(word) => normalized.extend(word.chars().map(|character| character.to_ascii_uppercase())),
+        Token::Word(word) => {
+            let start = normalized.len();
+            normalized.push_str(word);
+            normalized[start..].make_ascii_uppercase();
+        }
         Token::QuotedName(name) => normalized.push_str(name),
         Token::Literal => normalized.push('?'),
         Token::Symbol(symbol) => normalized.push(char::from(symbol)),
