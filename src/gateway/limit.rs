@@ -18,7 +18,8 @@ pub fn limit(screened: &Screened, identity: &Identity, exchange: &mut Exchange) 
     if permit.rules().is_empty() || permit.kind() == RequestKind::EventStream {
         return Ok(());
     }
-    let ontology = requested_ontology(screened)?;
+    let needs_ontology = permit.rules().iter().any(|limiter| limiter.rule.ontologies.is_some());
+    let ontology = if needs_ontology { requested_ontology(screened)? } else { None };
     let request = LimitedRequest {
         identity,
         address: record.context.origin.address,
