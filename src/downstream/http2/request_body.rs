@@ -69,18 +69,24 @@ impl Http2RequestBody {
         self.0.borrow_mut().receive(cx);
     }
 
-    /// Reads and discards the body, at most about `max` bytes. Returns whether its end was reached.
+    /// Reads and discards what has arrived, and lets the client send at most about `max` bytes more. What the client has
+    /// sent beyond that is discarded as well, so that a body that nothing consumes needs no memory. Returns whether the
+    /// end of the body was reached.
     pub fn poll_discard(&self, cx: &mut Context<'_>, max: u64) -> Poll<bool> {
         let mut state = self.0.borrow_mut();
-        while state.discarded <= max {
-            state.receive(cx);
-            match state.next_piece() {
-                Some(piece) => state.discarded += piece.len() as u64,
-                None if state.ended.is_some() => return Poll::Ready(true),
-                None => return Poll::Pending,
+        state.receive(cx);
+        while let Some(piece) = state.next_piece() {
+            state.discarded += piece.len() as u64;
+            if state.discarded <= max {
+                state.release(piece.len());
+                state.receive(cx);
             }
         }
-        Poll::Ready(false)
+        match state.ended {
+            Some(_) => Poll::Ready(true),
+            None if state.discarded > max => Poll::Ready(false),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -116,7 +122,7 @@ impl State {
         self.pieces.push_back(data);
     }
 
-    /// Takes data that was received, and lets the client send as much again.
+    /// Takes data that was received.
     fn next_piece(&mut self) -> Option<Bytes> {
         let piece = match self.pieces.pop_front() {
             Some(piece) => piece,
@@ -124,9 +130,13 @@ impl State {
             None => std::mem::take(&mut self.small).freeze(),
         };
         self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(piece.len() as u64));
-        // Fails only for a stream that is closed.
-        let _ = self.stream.flow_control().release_capacity(piece.len());
         Some(piece)
+    }
+
+    /// Lets the client send so many bytes more.
+    fn release(&mut self, count: usize) {
+        // Fails only for a stream that is closed.
+        let _ = self.stream.flow_control().release_capacity(count);
     }
 
     fn is_empty(&self) -> bool {
@@ -139,11 +149,14 @@ impl ClientBodySource for Http2RequestBody {
         let mut state = self.0.borrow_mut();
         state.is_requested = true;
         state.receive(cx);
-        match (state.next_piece(), &state.ended) {
-            (Some(piece), _) => Poll::Ready(Some(Ok(piece))),
-            (None, Some(Ok(()))) => Poll::Ready(None),
-            (None, Some(Err(error))) => Poll::Ready(Some(Err(error.clone()))),
-            (None, None) => Poll::Pending,
+        if let Some(piece) = state.next_piece() {
+            state.release(piece.len());
+            return Poll::Ready(Some(Ok(piece)));
+        }
+        match &state.ended {
+            Some(Ok(())) => Poll::Ready(None),
+            Some(Err(error)) => Poll::Ready(Some(Err(error.clone()))),
+            None => Poll::Pending,
         }
     }
 

@@ -13,7 +13,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::downstream::MAX_DISCARDED_BODY;
 use crate::downstream::http2::delivery::{Delivery, SentData};
@@ -181,7 +181,11 @@ fn response_headers(status: StatusCode, mut headers: Headers, framing: ResponseF
 async fn discard(body: &Http2RequestBody) {
     let discarding = poll_fn(|cx| body.poll_discard(cx, MAX_DISCARDED_BODY));
     if let Ok(false) = timeout(DISCARD_TIMEOUT, discarding).await {
-        sleep(RESET_DELAY).await;
+        let until_end = poll_fn(|cx| match body.poll_discard(cx, MAX_DISCARDED_BODY) {
+            Poll::Ready(true) => Poll::Ready(()),
+            _ => Poll::Pending,
+        });
+        let _ = timeout(RESET_DELAY, until_end).await;
     }
 }
 
