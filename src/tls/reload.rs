@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
@@ -26,9 +25,7 @@ pub fn certificate_statuses(options: &TlsOptions) -> Result<Vec<CertificateStatu
 pub struct PreparedTls {
     options: TlsOptions,
     self_signed: Option<SelfSigned>,
-    authorities: Vec<CertificateDer<'static>>,
-    resumption: Resumption,
-    current: Arc<TlsSnapshot>,
+    snapshot: Arc<TlsSnapshot>,
 }
 
 /// Keeps the snapshot behind [`ServerTls`] up to date.
@@ -36,8 +33,6 @@ pub struct TlsReloader {
     options: TlsOptions,
     self_signed: Option<SelfSigned>,
     current: watch::Sender<Arc<TlsSnapshot>>,
-    authorities: Vec<CertificateDer<'static>>,
-    resumption: Resumption,
     watch: FileWatch,
     last_warning: Instant,
 }
@@ -46,16 +41,11 @@ impl TlsReloader {
     /// Reads all files for the first time. Without configured certificates, uses `self_signed`.
     pub fn start(options: TlsOptions, self_signed: Option<SelfSigned>) -> Result<(TlsReloader, ServerTls), TlsError> {
         let material = TlsMaterial::load(&options, self_signed.as_ref())?;
-        let authorities = material.authorities.clone();
-        let resumption = Resumption::new()?;
-        let current = Arc::new(material.build(&options, &resumption)?);
-        let (sender, receiver) = watch::channel(current);
+        let (current, receiver) = watch::channel(Arc::new(material.build(&options, Resumption::new()?)?));
         let reloader = TlsReloader {
             options,
             self_signed,
-            current: sender,
-            authorities,
-            resumption,
+            current,
             // The files may have changed since they were read, so the first check reads them again.
             watch: FileWatch::default(),
             last_warning: Instant::now(),
@@ -72,22 +62,27 @@ impl TlsReloader {
     /// `self_signed`, or else the previous self-signed certificate.
     pub fn prepare(&self, options: TlsOptions, self_signed: Option<SelfSigned>) -> Result<PreparedTls, TlsError> {
         let material = TlsMaterial::load(&options, self_signed.as_ref().or(self.self_signed.as_ref()))?;
-        material.keep_valid_certificates(&options, &self.current.borrow(), SystemTime::now())?;
-        let same_authorities =
-            material.authorities == self.authorities && options.client_auth == self.options.client_auth;
-        let authorities = material.authorities.clone();
-        let resumption = if same_authorities { self.resumption.clone() } else { Resumption::new()? };
-        let current = Arc::new(material.build(&options, &resumption)?);
-        Ok(PreparedTls { options, self_signed, authorities, resumption, current })
+        let snapshot = self.build(material, &options)?;
+        Ok(PreparedTls { options, self_signed, snapshot })
+    }
+
+    fn build(&self, material: TlsMaterial, options: &TlsOptions) -> Result<Arc<TlsSnapshot>, TlsError> {
+        let current = self.current.borrow();
+        material.keep_valid_certificates(options, &current, SystemTime::now())?;
+        // SECURITY: a resumed session is not verified again. When the authorities change, no session may be resumed
+        // that a removed authority vouched for.
+        let has_same_authorities =
+            material.authorities == current.authorities && options.client_auth == self.options.client_auth;
+        let resumption = if has_same_authorities { current.resumption.clone() } else { Resumption::new()? };
+        material.build(options, resumption).map(Arc::new)
     }
 
     /// Activates the validated configuration.
-    pub fn apply(&mut self, prepared: PreparedTls) {
-        let PreparedTls { options, self_signed, authorities, resumption, current } = prepared;
-        let is_new = options != self.options || authorities != self.authorities;
+    pub fn apply(&mut self, PreparedTls { options, self_signed, snapshot }: PreparedTls) {
+        let is_new = options != self.options || snapshot.authorities != self.current.borrow().authorities;
         self.self_signed = self_signed.or(self.self_signed.take());
-        (self.options, self.authorities, self.resumption) = (options, authorities, resumption);
-        self.current.send_replace(current);
+        self.options = options;
+        self.current.send_replace(snapshot);
         self.watch.reset();
         if is_new {
             self.log_certificates();
@@ -180,19 +175,13 @@ impl TlsReloader {
 
     /// Activates `material`, unless it is active already. Returns whether it changed anything.
     fn apply_material(&mut self, material: TlsMaterial) -> Result<bool, TlsError> {
-        let same_authorities = material.authorities == self.authorities;
+        let same_authorities = material.authorities == self.current.borrow().authorities;
         if same_authorities && material.has_same_certificates(&self.current.borrow()) {
             debug!("the certificate files were reloaded without changes");
             return Ok(false);
         }
-        material.keep_valid_certificates(&self.options, &self.current.borrow(), SystemTime::now())?;
-        let authorities = material.authorities.clone();
-        // SECURITY: a resumed session is not verified again. When the authorities change, no session may be resumed
-        // that a removed authority vouched for.
-        let resumption = if same_authorities { self.resumption.clone() } else { Resumption::new()? };
-        let current = Arc::new(material.build(&self.options, &resumption)?);
-        self.current.send_replace(current);
-        (self.authorities, self.resumption) = (authorities, resumption);
+        let snapshot = self.build(material, &self.options)?;
+        self.current.send_replace(snapshot);
         info!(client_authorities = !same_authorities, "reloaded changed certificate files");
         self.log_certificates();
         Ok(true)
@@ -249,22 +238,22 @@ mod tests {
     #[test]
     fn a_new_pair_is_loaded_and_tickets_stay_valid() {
         let mut setup = ReloadSetup::new();
-        let before = setup.reloader.resumption.clone();
+        let before = setup.tls.current().resumption.ticketer();
         setup.reloader.reload_if_changed();
         assert_eq!(setup.name(), "one.test");
         write_pair(&setup.files, "two.test");
         setup.reloader.reload_if_changed();
         assert_eq!(setup.name(), "two.test");
-        assert!(Arc::ptr_eq(&before.ticketer(), &setup.reloader.resumption.ticketer()));
+        assert!(Arc::ptr_eq(&before, &setup.tls.current().resumption.ticketer()));
     }
 
     #[test]
     fn a_new_authority_ends_resumption() {
         let mut setup = ReloadSetup::new();
-        let before = setup.reloader.resumption.clone();
+        let before = setup.tls.current().resumption.ticketer();
         write_pair(&setup.ca, "another.test");
         setup.reloader.reload_if_changed();
-        assert!(!Arc::ptr_eq(&before.ticketer(), &setup.reloader.resumption.ticketer()));
+        assert!(!Arc::ptr_eq(&before, &setup.tls.current().resumption.ticketer()));
     }
 
     #[test]

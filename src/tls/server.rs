@@ -42,6 +42,8 @@ pub struct TlsSnapshot {
     config: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
     ticket_keys: Option<Arc<TicketKeys>>,
+    pub(super) authorities: Vec<CertificateDer<'static>>,
+    pub(super) resumption: Resumption,
 }
 
 /// The name that a client requested, and the certificate that is presented to it.
@@ -91,7 +93,7 @@ impl TlsSnapshot {
 }
 
 /// The state for session resumption: ticket key and session cache.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Resumption {
     ticketer: Arc<dyn ProducesTickets>,
     sessions: Arc<dyn StoresServerSessions>,
@@ -185,7 +187,7 @@ impl TlsMaterial {
 
     /// Builds the configuration: TLS 1.3 and, unless it is disabled, 1.2, with the suites of the provider, all of them
     /// AEAD with ephemeral keys; HTTP/2 preferred over HTTP/1.1.
-    pub fn build(self, options: &TlsOptions, resumption: &Resumption) -> Result<TlsSnapshot, TlsError> {
+    pub fn build(self, options: &TlsOptions, resumption: Resumption) -> Result<TlsSnapshot, TlsError> {
         let certificates = Arc::new(Certificates::new(self.certificates));
         let versions: &[_] = match options.min_version {
             TlsMinVersion::Tls12 => &[&TLS13, &TLS12],
@@ -198,9 +200,9 @@ impl TlsMaterial {
             None => builder.with_no_client_auth(),
             Some(auth) => {
                 let mut roots = RootCertStore::empty();
-                for authority in self.authorities {
+                for authority in &self.authorities {
                     let (option, path) = (CLIENT_CA, auth.ca_file.clone());
-                    roots.add(authority).map_err(|reason| TlsError::Anchor { option, path, reason })?;
+                    roots.add(authority.clone()).map_err(|reason| TlsError::Anchor { option, path, reason })?;
                 }
                 builder.with_client_cert_verifier(client_auth::client_verifier(roots, auth)?)
             }
@@ -220,7 +222,8 @@ impl TlsMaterial {
             None => Arc::clone(&resumption.ticketer),
         };
         config.session_storage = Arc::clone(&resumption.sessions);
-        Ok(TlsSnapshot { config: Arc::new(config), certificates, ticket_keys: self.ticket_keys })
+        let TlsMaterial { authorities, ticket_keys, .. } = self;
+        Ok(TlsSnapshot { config: Arc::new(config), certificates, ticket_keys, authorities, resumption })
     }
 }
 
