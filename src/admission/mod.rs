@@ -32,18 +32,24 @@ pub use rule_limiter::{RuleExceeded, RuleLimiter};
 pub struct Admission {
     limits: LimitOptions,
     metrics: Arc<Metrics>,
-    connections: Arc<KeyedCounts>,
-    requests: Arc<KeyedCounts>,
-    memory: Arc<MemoryLimit>,
-    /// Requests that wait for the proof of their identity.
-    unauthenticated: Arc<AtomicUsize>,
-    /// Requests whose clients have left, as far as they do not count toward `limits.requests` any longer.
-    abandoned: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
     max_abandoned: usize,
-    streams: Arc<KeyedCounts>,
     /// One for each upstream, by its index in the configuration.
     queues: Vec<UpstreamQueue>,
     rules: Arc<[Arc<RuleLimiter>]>,
+}
+
+/// What stays when the limits change.
+#[derive(Debug, Default)]
+struct Counts {
+    connections: KeyedCounts,
+    requests: KeyedCounts,
+    streams: KeyedCounts,
+    memory: Arc<MemoryLimit>,
+    /// Requests that wait for the proof of their identity.
+    unauthenticated: AtomicUsize,
+    /// Requests whose clients have left, as far as they do not count toward `limits.requests` any longer.
+    abandoned: AtomicUsize,
 }
 
 /// The fair queue of one upstream.
@@ -88,20 +94,7 @@ impl Admission {
         let queues = queues.into_iter().map(queue).collect();
         // Each of them has a connection to a backend, as each other request may have.
         let max_abandoned = limits.requests.min(fd_limit::raise_to_max().saturating_sub(limits.requests));
-        let (connections, requests, memory, streams, unauthenticated, abandoned) = Default::default();
-        Admission {
-            limits,
-            metrics,
-            connections,
-            requests,
-            memory,
-            unauthenticated,
-            abandoned,
-            max_abandoned,
-            streams,
-            queues,
-            rules,
-        }
+        Admission { limits, metrics, counts: Arc::default(), max_abandoned, queues, rules }
     }
 
     /// The same counts and queues with new limits. A queue that is new starts empty: it does not count requests that are
@@ -113,12 +106,7 @@ impl Admission {
         queues: Vec<(String, Option<QueueOptions>)>,
     ) -> Admission {
         let mut admission = Admission::new(limits, rules, queues, Arc::clone(&self.metrics));
-        admission.connections = Arc::clone(&self.connections);
-        admission.requests = Arc::clone(&self.requests);
-        admission.memory = Arc::clone(&self.memory);
-        admission.unauthenticated = Arc::clone(&self.unauthenticated);
-        admission.abandoned = Arc::clone(&self.abandoned);
-        admission.streams = Arc::clone(&self.streams);
+        admission.counts = Arc::clone(&self.counts);
         for queue in &mut admission.queues {
             let same = self.queues.iter().find(|old| old.upstream == queue.upstream);
             let same = same.and_then(|old| old.fair_queue.as_ref());
@@ -138,14 +126,15 @@ impl Admission {
     /// Replicas with the same secret share the rates of rules: see [`Admission::take_uses`].
     #[must_use]
     pub fn shared(mut self, secret: &[u8; 32]) -> Admission {
-        self.requests = Arc::new(KeyedCounts::with_secret(secret));
+        self.counts = Arc::new(Counts { requests: KeyedCounts::with_secret(secret), ..Counts::default() });
         self.share_rules();
         self
     }
 
     fn share_rules(&mut self) {
-        if self.requests.is_shared() {
-            let shared = |limiter: &Arc<RuleLimiter>| limiter.with_id(self.requests.hash_key(&limiter.rule.name));
+        if self.counts.requests.is_shared() {
+            let shared =
+                |limiter: &Arc<RuleLimiter>| limiter.with_id(self.counts.requests.hash_key(&limiter.rule.name));
             self.rules = self.rules.iter().map(|limiter| Arc::new(shared(limiter))).collect();
         }
     }
@@ -190,10 +179,10 @@ impl Admission {
             self.metrics.record_connection_end(CloseCause::ConnectionsLimit);
             return None;
         }
-        if !self.memory.is_exhausted() {
+        if !self.counts.memory.is_exhausted() {
             return Some(permit);
         }
-        permit._late = self.memory.admit_late_connection();
+        permit._late = self.counts.memory.admit_late_connection();
         if permit._late.is_none() {
             self.metrics.record_connection_end(CloseCause::MemoryLimit);
             return None;
@@ -203,7 +192,7 @@ impl Admission {
 
     /// The limit on memory.
     pub fn memory(&self) -> &MemoryLimit {
-        &self.memory
+        &self.counts.memory
     }
 
     /// Hands free slots to waiting requests, whatever made them free. Called periodically.
@@ -228,7 +217,7 @@ impl Admission {
         if usize::try_from(before).is_ok_and(|before| before >= self.limits.requests) {
             return Err(LimitExceeded::Total);
         }
-        if self.memory.is_exhausted() {
+        if self.counts.memory.is_exhausted() {
             return Err(LimitExceeded::Memory);
         }
         Ok(permit)
@@ -249,10 +238,10 @@ impl ConnectionPermit {
     /// Counts the connection toward the limit of an address, which it does once. Returns false if the limit is reached,
     /// which it records in the metrics.
     pub fn count_for(&mut self, address: IpAddr) -> bool {
-        let Admission { connections, limits, metrics, .. } = &*self.admission;
-        let network = connections.hash_key(&network(address));
+        let Admission { counts, limits, metrics, .. } = &*self.admission;
+        let network = counts.connections.hash_key(&network(address));
         debug_assert!(self.network.is_none());
-        if !connections.try_increment(network, limits.connections_per_address) {
+        if !counts.connections.try_increment(network, limits.connections_per_address) {
             metrics.record_connection_end(CloseCause::AddressLimit);
             return false;
         }
@@ -264,7 +253,7 @@ impl ConnectionPermit {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         if let Some(network) = self.network {
-            self.admission.connections.decrement(network);
+            self.admission.counts.connections.decrement(network);
         }
         self.admission.metrics.connections.dec();
     }
@@ -306,7 +295,7 @@ impl RequestPermit {
     /// key or a password can take seconds. A request whose credential is known in memory does not wait and is not
     /// counted.
     pub fn begin_authentication(&mut self) -> Result<(), LimitExceeded> {
-        let before = self.admission.unauthenticated.fetch_add(1, Ordering::Relaxed);
+        let before = self.admission.counts.unauthenticated.fetch_add(1, Ordering::Relaxed);
         self.is_unauthenticated = true;
         let is_full = before >= (self.admission.limits.requests / 2).max(1);
         if is_full { Err(LimitExceeded::Unauthenticated) } else { Ok(()) }
@@ -315,13 +304,14 @@ impl RequestPermit {
     /// The identity is proven.
     pub fn end_authentication(&mut self) {
         if std::mem::take(&mut self.is_unauthenticated) {
-            self.admission.unauthenticated.fetch_sub(1, Ordering::Relaxed);
+            self.admission.counts.unauthenticated.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// Counts the request toward the limit of its caller, once the identity is proven.
     pub fn count_for(&mut self, caller: &impl Hash, kind: RequestKind) -> Result<(), LimitExceeded> {
-        let Admission { requests, streams, limits, .. } = &*self.admission;
+        let Admission { counts, limits, .. } = &*self.admission;
+        let Counts { requests, streams, .. } = &**counts;
         let caller = requests.hash_key(caller);
         let (counts, max, exceeded) = match kind {
             RequestKind::Query => (requests, limits.requests_per_identity, LimitExceeded::Caller),
@@ -339,7 +329,7 @@ impl RequestPermit {
     /// request in flight.
     pub fn response_memory(&self) -> u64 {
         let in_flight = u64::try_from(self.admission.metrics.requests_in_flight.get()).unwrap_or(1);
-        self.admission.memory.for_responses() / in_flight.max(1)
+        self.admission.counts.memory.for_responses() / in_flight.max(1)
     }
 
     /// What the request was counted as.
@@ -395,12 +385,12 @@ impl RequestPermit {
     /// a client that leaves again and again gets no further request to the backend. But it needs only a connection, and
     /// does not count toward `limits.requests`, which would block all callers; as many again may be in this state.
     pub fn abandon(&mut self) {
-        let before = self.admission.abandoned.fetch_add(1, Ordering::Relaxed);
+        let before = self.admission.counts.abandoned.fetch_add(1, Ordering::Relaxed);
         if before < self.admission.max_abandoned {
             self.admission.metrics.requests_in_flight.dec();
             self.is_abandoned = true;
         } else {
-            self.admission.abandoned.fetch_sub(1, Ordering::Relaxed);
+            self.admission.counts.abandoned.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -415,12 +405,12 @@ impl Drop for RequestPermit {
         self.end_authentication();
         if let Some(caller) = self.caller {
             match self.kind {
-                RequestKind::Query => self.admission.requests.decrement(caller),
-                RequestKind::EventStream => self.admission.streams.decrement(caller),
+                RequestKind::Query => self.admission.counts.requests.decrement(caller),
+                RequestKind::EventStream => self.admission.counts.streams.decrement(caller),
             }
         }
         if self.is_abandoned {
-            self.admission.abandoned.fetch_sub(1, Ordering::Relaxed);
+            self.admission.counts.abandoned.fetch_sub(1, Ordering::Relaxed);
         } else {
             self.admission.metrics.requests_in_flight.dec();
         }
@@ -528,7 +518,7 @@ mod tests {
         drop(both);
         assert!(request("a").is_ok());
         assert_eq!(admission.metrics().requests_in_flight.get(), 1);
-        assert_eq!(admission.requests.counts.len(), 1, "counts of zero are removed");
+        assert_eq!(admission.counts.requests.counts.len(), 1, "counts of zero are removed");
     }
 
     #[test]
@@ -561,7 +551,10 @@ mod tests {
         assert!(request("d").is_ok());
         drop(abandoned);
         assert_eq!(admission.metrics().requests_in_flight.get(), 0);
-        assert_eq!((admission.abandoned.load(Ordering::Relaxed), admission.requests.counts.len()), (0, 0));
+        assert_eq!(
+            (admission.counts.abandoned.load(Ordering::Relaxed), admission.counts.requests.counts.len()),
+            (0, 0)
+        );
     }
 
     #[test]
@@ -580,7 +573,7 @@ mod tests {
         drop((second, third));
         assert!(request().is_ok());
         drop(first);
-        assert_eq!(admission.unauthenticated.load(Ordering::Relaxed), 0);
+        assert_eq!(admission.counts.unauthenticated.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -593,7 +586,7 @@ mod tests {
         let third = connect(&new, "10.0.0.1");
         assert!(third.is_some() && connect(&new, "10.0.0.1").is_none());
         drop((one, two, third));
-        assert_eq!((new.metrics().connections.get(), new.connections.counts.len()), (0, 0));
+        assert_eq!((new.metrics().connections.get(), new.counts.connections.counts.len()), (0, 0));
     }
 
     #[tokio::test]
@@ -637,6 +630,6 @@ mod tests {
         assert_eq!(wait(&mut query, 0).await, Ok(()));
         assert_eq!(request(RequestKind::Query).expect_err("two"), LimitExceeded::Caller);
         drop((streams, query));
-        assert_eq!((admission.requests.counts.len(), admission.streams.counts.len()), (0, 0));
+        assert_eq!((admission.counts.requests.counts.len(), admission.counts.streams.counts.len()), (0, 0));
     }
 }
