@@ -102,13 +102,15 @@ pub async fn connect(options: &RedisOptions, attempt: usize) -> RedisResult<Redi
     let mut nodes = options.nodes.clone();
     let first = attempt % nodes.len();
     nodes.rotate_left(first);
+    let info = |node: &ServerUrl| {
+        let info = address(node).into_connection_info()?;
+        Ok(info.set_redis_settings(connection_info(options)).set_tcp_settings(tcp_settings()))
+    };
     match &options.topology {
         RedisTopology::Standalone => {
-            let info = address(&nodes[0]).into_connection_info()?.set_redis_settings(connection_info(options));
-            let info = info.set_tcp_settings(tcp_settings());
             let client = match certificates {
-                Some(certificates) => Client::build_with_tls(info, certificates)?,
-                None => Client::open(info)?,
+                Some(certificates) => Client::build_with_tls(info(&nodes[0])?, certificates)?,
+                None => Client::open(info(&nodes[0])?)?,
             };
             client.get_multiplexed_async_connection_with_config(&timeouts()).await.map(RedisConnection::One)
         }
@@ -117,24 +119,12 @@ pub async fn connect(options: &RedisOptions, attempt: usize) -> RedisResult<Redi
             client.get_async_connection_with_config(&timeouts()).await.map(RedisConnection::One)
         }
         RedisTopology::Cluster => {
-            let infos = nodes.iter().map(|node| {
-                Ok(address(node)
-                    .into_connection_info()?
-                    .set_redis_settings(connection_info(options))
-                    .set_tcp_settings(tcp_settings()))
-            });
-            let infos = infos.collect::<RedisResult<Vec<_>>>()?;
-            let mut builder = ClusterClientBuilder::new(infos)
+            // User and password are those of the first node.
+            let mut builder = ClusterClientBuilder::new(nodes.iter().map(info).collect::<RedisResult<Vec<_>>>()?)
                 .connection_timeout(CONNECT_TIMEOUT)
                 .response_timeout(RESPONSE_TIMEOUT)
                 .tcp_settings(tcp_settings())
                 .retries(2);
-            if let Some(username) = &options.username {
-                builder = builder.username(username);
-            }
-            if let Some(password) = &options.password {
-                builder = builder.password(password.expose());
-            }
             if let Some(certificates) = certificates {
                 builder = builder.certs(certificates);
             }
