@@ -156,8 +156,8 @@ impl AccessRecord {
             self.route.record_upstream(duration);
             self.upstream_to_head = Some(duration);
         }
-        if let Some(trace) = &self.timing.trace {
-            trace.record_upstream(interval);
+        if let Some(trace) = &mut self.timing.trace {
+            trace.upstream_interval = Some(interval);
         }
     }
 

@@ -135,14 +135,12 @@ impl RequestContext {
         let client = hex::decode(&self.traceparent[36..52]).expect("its digits were checked");
         // The last bit of the flags says whether the client samples it.
         let sampled = b"13579bdf".contains(&self.traceparent[54]);
-        let trace = tracer.start(trace_id, self.continues_trace.then_some((client, sampled)))?;
-        for (pair, byte) in self.traceparent[36..52].chunks_exact_mut(2).zip(trace.upstream_span_id()) {
+        let mut trace = tracer.start(trace_id, self.continues_trace.then_some((client, sampled)))?;
+        for (pair, byte) in self.traceparent[36..52].chunks_exact_mut(2).zip(trace.upstream_span_id) {
             pair.copy_from_slice(&hex::BYTES[usize::from(byte)]);
         }
         self.traceparent[53..].copy_from_slice(b"01");
-        if let Some(interval) = self.peer.tls_handshake.take() {
-            trace.record_handshake(*interval);
-        }
+        trace.handshake_interval = self.peer.tls_handshake.take().map(|interval| *interval);
         Some(trace)
     }
 

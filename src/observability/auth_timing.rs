@@ -52,7 +52,7 @@ impl AuthTiming {
         let end = clock::now();
         self.worker.record_phase(phase, outcome, end.duration_since(start));
         if let Some(trace) = &self.trace {
-            trace.record_phase(phase, outcome, Interval { start, end });
+            trace.phases.borrow_mut().push((phase, outcome, Interval { start, end }));
         }
     }
 }

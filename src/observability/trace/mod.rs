@@ -3,7 +3,7 @@
 
 mod sampler;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
@@ -58,8 +58,8 @@ impl Tracer {
                 parent_span_id: parent.map(|(id, _)| id),
                 span_id: random_span_id(),
                 upstream_span_id: random_span_id(),
-                handshake_interval: Cell::new(None),
-                upstream_interval: Cell::new(None),
+                handshake_interval: None,
+                upstream_interval: None,
                 phases: RefCell::default(),
             })
         })
@@ -101,13 +101,20 @@ pub fn random_span_id() -> SpanId {
 #[derive(Debug)]
 pub struct Trace {
     tracer: &'static Tracer,
-    trace_id: TraceId,
-    parent_span_id: Option<SpanId>,
-    span_id: SpanId,
-    upstream_span_id: SpanId,
-    handshake_interval: Cell<Option<Interval>>,
-    upstream_interval: Cell<Option<Interval>>,
-    phases: RefCell<Vec<(Phase, AuthOutcome, Interval)>>,
+    /// Trace id of all its spans.
+    pub trace_id: TraceId,
+    /// The client's span; `None` if the client sent no trace context.
+    pub parent_span_id: Option<SpanId>,
+    /// The server span of the request.
+    pub span_id: SpanId,
+    /// The client span of the backend request, which is the parent of the backend's span.
+    pub upstream_span_id: SpanId,
+    /// The TLS handshake; `None` unless this is the first request of its connection.
+    pub handshake_interval: Option<Interval>,
+    /// From sending the request to the backend to the head of its response; `None` if none was sent.
+    pub upstream_interval: Option<Interval>,
+    /// Phases of authentication, in the order in which they ended.
+    pub phases: RefCell<Vec<(Phase, AuthOutcome, Interval)>>,
 }
 
 /// Start and end on the monotonic clock.
@@ -120,41 +127,11 @@ pub struct Interval {
 }
 
 impl Trace {
-    /// Id of the client span of the backend request, which is the parent of the backend's span.
-    pub fn upstream_span_id(&self) -> SpanId {
-        self.upstream_span_id
-    }
-
-    /// Records a phase of authentication.
-    pub fn record_phase(&self, phase: Phase, outcome: AuthOutcome, interval: Interval) {
-        self.phases.borrow_mut().push((phase, outcome, interval));
-    }
-
-    /// Records the TLS handshake that preceded the first request of a connection.
-    pub fn record_handshake(&self, interval: Interval) {
-        self.handshake_interval.set(Some(interval));
-    }
-
-    /// Records the time from sending the request to the backend to the head of its response.
-    pub fn record_upstream(&self, interval: Interval) {
-        self.upstream_interval.set(Some(interval));
-    }
-
     /// Queues the trace for export, or drops it if the queue is full.
     pub fn finish(self, interval: Interval, attributes: RequestAttributes) {
-        let finished = FinishedTrace {
-            trace_id: self.trace_id,
-            parent_span_id: self.parent_span_id,
-            span_id: self.span_id,
-            upstream_span_id: self.upstream_span_id,
-            interval,
-            handshake_interval: self.handshake_interval.get(),
-            upstream_interval: self.upstream_interval.get(),
-            phases: self.phases.into_inner(),
-            attributes,
-            clocks: (Instant::now(), SystemTime::now()),
-        };
-        if let Err(error) = self.tracer.sender.try_send(finished) {
+        let tracer = self.tracer;
+        let finished = FinishedTrace { trace: self, interval, attributes, clocks: (Instant::now(), SystemTime::now()) };
+        if let Err(error) = tracer.sender.try_send(finished) {
             add_dropped(error.into_inner().span_count());
         }
     }
@@ -196,22 +173,10 @@ pub struct RequestAttributes {
 /// The trace of a request whose response has ended.
 #[derive(Debug)]
 pub struct FinishedTrace {
-    /// Trace id of all its spans.
-    pub trace_id: TraceId,
-    /// The client's span; `None` if the client sent no trace context.
-    pub parent_span_id: Option<SpanId>,
-    /// The server span of the request.
-    pub span_id: SpanId,
-    /// The client span of the backend request.
-    pub upstream_span_id: SpanId,
+    /// What was recorded while the request was served.
+    pub trace: Trace,
     /// From the request head to the end of the response.
     pub interval: Interval,
-    /// The TLS handshake; `None` unless this is the first request of its connection.
-    pub handshake_interval: Option<Interval>,
-    /// The backend request; `None` if none was sent.
-    pub upstream_interval: Option<Interval>,
-    /// Phases of authentication, in the order in which they ended.
-    pub phases: Vec<(Phase, AuthOutcome, Interval)>,
     /// Attributes of the server span.
     pub attributes: RequestAttributes,
     /// The monotonic and the wall clock, read at the same moment.
@@ -221,7 +186,7 @@ pub struct FinishedTrace {
 impl FinishedTrace {
     /// Number of spans that are exported for this trace.
     pub fn span_count(&self) -> usize {
-        let optional = [self.handshake_interval, self.upstream_interval];
-        1 + optional.iter().flatten().count() + self.phases.len()
+        let Trace { handshake_interval, upstream_interval, phases, .. } = &self.trace;
+        1 + [handshake_interval, upstream_interval].into_iter().flatten().count() + phases.borrow().len()
     }
 }

@@ -112,18 +112,19 @@ fn int_attribute(key: &str, value: u64) -> KeyValue {
 
 /// Builds the spans of one trace.
 struct SpanBuilder<'a> {
-    trace: &'a FinishedTrace,
+    finished: &'a FinishedTrace,
     spans: Vec<OtlpSpan>,
 }
 
 /// Converts a trace into spans; the first is the server span of the request.
-pub fn spans(trace: &FinishedTrace) -> Vec<OtlpSpan> {
-    let mut builder = SpanBuilder { trace, spans: Vec::with_capacity(trace.span_count()) };
+pub fn spans(finished: &FinishedTrace) -> Vec<OtlpSpan> {
+    let trace = &finished.trace;
+    let mut builder = SpanBuilder { finished, spans: Vec::with_capacity(finished.span_count()) };
     builder.add_request_span();
     if let Some(interval) = trace.handshake_interval {
         builder.add_internal_span("tls handshake", interval, vec![], None);
     }
-    for (phase, outcome, interval) in &trace.phases {
+    for (phase, outcome, interval) in trace.phases.borrow().iter() {
         let attributes = vec![string_attribute("timbr.outcome", outcome.as_str())];
         let error = (*outcome != AuthOutcome::Ok).then(|| outcome.as_str());
         builder.add_internal_span(phase.as_str(), *interval, attributes, error);
@@ -136,7 +137,7 @@ pub fn spans(trace: &FinishedTrace) -> Vec<OtlpSpan> {
 
 impl SpanBuilder<'_> {
     fn add_request_span(&mut self) {
-        let request = &self.trace.attributes;
+        let request = &self.finished.attributes;
         let mut attributes = vec![
             string_attribute("http.request.method", &request.method),
             string_attribute("url.path", &request.path),
@@ -155,10 +156,16 @@ impl SpanBuilder<'_> {
         attributes.extend(route.into_iter().chain(error).chain(user).chain(key));
         let name = format!("{} {}", request.method, request.route);
         self.spans.push(OtlpSpan {
-            parent_span_id: self.trace.parent_span_id.map(Vec::from).unwrap_or_default(),
+            parent_span_id: self.finished.trace.parent_span_id.map(Vec::from).unwrap_or_default(),
             // A client error is not an error of a server span (semantic conventions for HTTP spans).
             status: (request.status >= 500).then_some(SpanStatus { code: STATUS_CODE_ERROR }),
-            ..self.build_span(name.trim_end(), SPAN_KIND_SERVER, self.trace.span_id, self.trace.interval, attributes)
+            ..self.build_span(
+                name.trim_end(),
+                SPAN_KIND_SERVER,
+                self.finished.trace.span_id,
+                self.finished.interval,
+                attributes,
+            )
         });
     }
 
@@ -167,7 +174,7 @@ impl SpanBuilder<'_> {
     }
 
     fn add_upstream_span(&mut self, interval: Interval) {
-        let request = &self.trace.attributes;
+        let request = &self.finished.attributes;
         let mut attributes = vec![string_attribute("http.request.method", &request.method)];
         let error = request.reason.starts_with("upstream_").then_some(request.reason);
         if error.is_none() {
@@ -176,7 +183,7 @@ impl SpanBuilder<'_> {
         self.add_child_span(
             &request.method,
             SPAN_KIND_CLIENT,
-            self.trace.upstream_span_id,
+            self.finished.trace.upstream_span_id,
             interval,
             attributes,
             error,
@@ -194,7 +201,7 @@ impl SpanBuilder<'_> {
     ) {
         attributes.extend(error.map(|error| string_attribute("error.type", error)));
         self.spans.push(OtlpSpan {
-            parent_span_id: self.trace.span_id.to_vec(),
+            parent_span_id: self.finished.trace.span_id.to_vec(),
             status: error.map(|_| SpanStatus { code: STATUS_CODE_ERROR }),
             ..self.build_span(name, kind, id, interval, attributes)
         });
@@ -202,13 +209,13 @@ impl SpanBuilder<'_> {
 
     fn build_span(&self, name: &str, kind: i32, id: SpanId, interval: Interval, attributes: Vec<KeyValue>) -> OtlpSpan {
         OtlpSpan {
-            trace_id: self.trace.trace_id.to_vec(),
+            trace_id: self.finished.trace.trace_id.to_vec(),
             span_id: id.to_vec(),
             parent_span_id: Vec::new(),
             name: name.to_owned(),
             kind,
-            start_time_unix_nano: unix_nanos(interval.start, self.trace.clocks),
-            end_time_unix_nano: unix_nanos(interval.end, self.trace.clocks),
+            start_time_unix_nano: unix_nanos(interval.start, self.finished.clocks),
+            end_time_unix_nano: unix_nanos(interval.end, self.finished.clocks),
             attributes,
             status: None,
         }
