@@ -42,24 +42,10 @@ fn table(list: &str) -> String {
 /// Run with `BLESS=1` to update the reference.
 #[test]
 fn the_configuration_reference_is_up_to_date() {
-    let path = repository().join("docs/configuration.md");
-    let mut text = std::fs::read_to_string(&path).expect("the reference");
-    let tables = ["routes", "auth.jwt_issuers", "authorization.rules", "limits.rules"];
-    let generated = tables.iter().map(|list| (*list, table(list))).chain([("options", reference())]);
-    for (name, expected) in generated {
-        let marks = (format!("<!-- {name}: generated -->\n"), format!("<!-- {name}: end -->"));
-        let (before, rest) = text.split_once(&marks.0).expect("the first mark");
-        let (now, after) = rest.split_once(&marks.1).expect("the second mark");
-        if std::env::var_os("BLESS").is_some() {
-            text = [before, &marks.0, &expected, &marks.1, after].concat();
-            std::fs::write(&path, &text).expect("written");
-        } else {
-            assert!(
-                now == expected,
-                "{name} of docs/configuration.md is out of date; update it with BLESS=1 cargo test"
-            );
-        }
+    for list in ["routes", "auth.jwt_issuers", "authorization.rules", "limits.rules"] {
+        assert_generated("docs/configuration.md", list, &table(list));
     }
+    assert_generated("docs/configuration.md", "options", &reference());
 }
 
 /// Each sample is loaded as a file, with the files that it refers to.
@@ -257,16 +243,7 @@ fn the_metrics_reference_is_up_to_date() {
         let (name, labels) = (one.full_name(), labels.join(", "));
         let _ = writeln!(expected, "| `{name}` | {} | {} | {labels} | {} |", one.kind.as_str(), one.unit(), one.help);
     }
-    let path = repository().join("docs/metrics.md");
-    let page = std::fs::read_to_string(&path).expect("the reference");
-    let (before, rest) = page.split_once("<!-- metrics: generated -->\n").expect("the first mark");
-    let (now, after) = rest.split_once("<!-- metrics: end -->").expect("the second mark");
-    if std::env::var_os("BLESS").is_some() {
-        let marks = ["<!-- metrics: generated -->\n", "<!-- metrics: end -->"];
-        std::fs::write(&path, [before, marks[0], &expected, marks[1], after].concat()).expect("written");
-    } else {
-        assert!(now == expected, "docs/metrics.md is out of date; update it with BLESS=1 cargo test docs");
-    }
+    assert_generated("docs/metrics.md", "metrics", &expected);
 }
 
 #[test]
