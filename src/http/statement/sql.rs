@@ -26,7 +26,7 @@ pub fn classify(text: &str) -> Classified {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token<'a> {
     /// A keyword, or a name without quotes.
-    Word(&'a str),
+    Word(&'a str, Keyword),
     /// A name in quotes. A text in `"` is a literal in some dialects.
     QuotedName(&'a str),
     /// A string or a number.
@@ -39,7 +39,8 @@ enum Token<'a> {
 /// `None` if the text is ambiguous.
 fn normalize(text: &str) -> Option<(StatementClass, String)> {
     let mut classifier = Classifier::default();
-    let mut normalized = String::with_capacity(text.len());
+    // Blanks are added.
+    let mut normalized = String::with_capacity(text.len() + text.len() / 2);
     let mut tokens = Tokens { text, position: 0, in_brackets: false };
     let mut is_ended = false;
     while let Some(token) = tokens.next_token()? {
@@ -63,7 +64,7 @@ fn push(normalized: &mut String, token: Token<'_>) {
         return;
     }
     match token {
-        Token::Word(word) => {
+        Token::Word(word, _) => {
             let start = normalized.len();
             normalized.push_str(word);
             normalized[start..].make_ascii_uppercase();
@@ -114,9 +115,9 @@ impl Previous {
             // A label of T-SQL ends with a colon, and `?` is a parameter.
             Token::Symbol(b']' | b'}' | b'*' | b':' | b'?') => Previous::Ends,
             Token::Symbol(_) => Previous::Continues,
-            Token::Word(word) if is_one_of(&["AS", "FOR", "SELECT", "BY"], word) => Previous::Continues,
-            Token::Word(word) if word.eq_ignore_ascii_case("TRUNCATE") => Previous::Truncate,
-            Token::Word(_) | Token::QuotedName(_) | Token::Literal | Token::Semicolon => Previous::Ends,
+            Token::Word(_, Keyword::As | Keyword::For | Keyword::Select | Keyword::By) => Previous::Continues,
+            Token::Word(_, Keyword::Truncate) => Previous::Truncate,
+            Token::Word(..) | Token::QuotedName(_) | Token::Literal | Token::Semicolon => Previous::Ends,
         }
     }
 }
@@ -131,7 +132,7 @@ impl Classifier {
                 self.is_ambiguous |= previous == Previous::Show;
             }
             Token::Symbol(b')') => self.depth = self.depth.saturating_sub(1),
-            Token::Word(word) => self.take_word(word, previous),
+            Token::Word(_, keyword) => self.take_word(keyword, previous),
             _ if !self.started => self.class = Some(Unknown),
             _ => {}
         }
@@ -139,38 +140,38 @@ impl Classifier {
         self.started |= token != Token::Symbol(b'(');
     }
 
-    fn take_word(&mut self, word: &str, previous: Previous) {
-        let class = class_of(word);
+    fn take_word(&mut self, keyword: Keyword, previous: Previous) {
         if !self.started {
-            self.in_with = word.eq_ignore_ascii_case("WITH");
-            self.class = Some(if self.in_with { Unknown } else { class });
+            let class = keyword.class();
+            self.in_with = keyword == Keyword::With;
+            self.class = Some(class);
             if class == Show {
                 self.previous = Previous::Show;
             }
-        } else if self.in_with && self.depth == 0 && previous == Previous::Closing && !word.eq_ignore_ascii_case("AS") {
+        } else if self.in_with && self.depth == 0 && previous == Previous::Closing && keyword != Keyword::As {
             // Not a keyword as the name of an expression: the statement follows the last expression's parenthesis.
             self.in_with = false;
-            self.class = Some(class);
+            self.class = Some(keyword.class());
         } else {
-            self.take_inner_word(word, previous);
+            self.take_inner_word(keyword, previous);
         }
     }
 
     /// A word after the one that says what the statement does.
-    fn take_inner_word(&mut self, word: &str, previous: Previous) {
+    fn take_inner_word(&mut self, keyword: Keyword, previous: Previous) {
         let can_begin_statement = match previous {
             Previous::Opening | Previous::Closing | Previous::Ends => true,
-            Previous::Truncate => word.eq_ignore_ascii_case("TABLE"),
+            Previous::Truncate => keyword == Keyword::Table,
             Previous::Continues | Previous::Show => false,
         };
         // A common table expression can change data, and SELECT … INTO writes to a table or a file.
-        self.has_changes |= can_begin_statement && (previous == Previous::Truncate || is_one_of(&CHANGES, word));
-        self.has_changes |= word.eq_ignore_ascii_case("INTO");
-        self.is_ambiguous |= can_begin_statement && is_one_of(&POWERFUL, word);
+        self.has_changes |= can_begin_statement && (previous == Previous::Truncate || keyword.changes_data());
+        self.has_changes |= keyword == Keyword::Into;
+        self.is_ambiguous |= can_begin_statement && keyword.is_powerful();
         // In an UPDATE it belongs to the statement.
-        self.is_ambiguous |= can_begin_statement && self.class == Some(Read) && word.eq_ignore_ascii_case("SET");
+        self.is_ambiguous |= can_begin_statement && self.class == Some(Read) && keyword == Keyword::Set;
         // EXPLAIN ANALYZE executes the statement.
-        self.is_ambiguous |= self.class == Some(Show) && is_one_of(&["ANALYZE", "ANALYSE"], word);
+        self.is_ambiguous |= self.class == Some(Show) && matches!(keyword, Keyword::Analyze | Keyword::Analyse);
     }
 
     /// The class of the whole statement.
@@ -186,28 +187,81 @@ impl Classifier {
     }
 }
 
-fn is_one_of(words: &[&str], word: &str) -> bool {
-    words.iter().any(|other| other.eq_ignore_ascii_case(word))
+/// Defines the words that say what a statement does. Their spelling is that of the variants, in any case.
+macro_rules! keywords {
+    ($($name:ident)*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Keyword {
+            $($name,)*
+            /// Any other word.
+            Other,
+        }
+
+        impl Keyword {
+            #[expect(non_upper_case_globals, reason = "the constants have the names of the variants")]
+            fn find(word: &str) -> Keyword {
+                $(const $name: u128 = pack(stringify!($name));)*
+                match pack(word) {
+                    $($name => Keyword::$name,)*
+                    _ => Keyword::Other,
+                }
+            }
+        }
+    };
 }
 
-/// Statements that change data and may be part of another one, or follow it without a semicolon.
-const CHANGES: [&str; 8] = ["INSERT", "UPDATE", "DELETE", "MERGE", "LOAD", "BULK", "WRITETEXT", "UPDATETEXT"];
+keywords! {
+    Alter Analyse Analyze As Backup Bulk By Cache Copy Create Dbcc Delete Deny Desc Describe Drop Exec Execute Explain For
+    Grant Insert Into Kill Load Merge Nq Q Refresh Replace Reset Restore Revoke Select Set Show Shutdown Table Truncate
+    Uncache Update UpdateText Upsert Use Values With WriteText
+}
 
-/// SECURITY: in T-SQL a statement needs no semicolon before it: `SELECT 1 DROP TABLE t` executes both. These words are
-/// reserved there, so they begin a statement wherever one can begin.
-const POWERFUL: [&str; 13] = [
-    "DROP", "ALTER", "CREATE", "GRANT", "REVOKE", "DENY", "EXEC", "EXECUTE", "BACKUP", "RESTORE", "SHUTDOWN", "KILL",
-    "DBCC",
-];
+/// The letters of a word as one number, the same for upper and lower case; 0 for words that are longer than any keyword.
+/// Only letters become letters, so a word has the number of a keyword only if it is that keyword.
+const fn pack(word: &str) -> u128 {
+    let bytes = word.as_bytes();
+    if bytes.len() > size_of::<u128>() {
+        return 0;
+    }
+    let (mut packed, mut index) = (0, 0);
+    while index < bytes.len() {
+        packed = packed << 8 | (bytes[index] & 0xdf) as u128;
+        index += 1;
+    }
+    packed
+}
 
-fn class_of(keyword: &str) -> StatementClass {
-    const CLASSES: [(StatementClass, &[&str]); 4] = [
-        (Read, &["SELECT", "VALUES"]),
-        (Show, &["SHOW", "DESCRIBE", "DESC", "EXPLAIN"]),
-        (Write, &["INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "UPSERT", "LOAD", "COPY", "TRUNCATE"]),
-        (Admin, &["CREATE", "ALTER", "DROP", "GRANT", "REVOKE", "SET", "RESET", "USE", "REFRESH", "CACHE", "UNCACHE"]),
-    ];
-    CLASSES.iter().find(|(_, words)| is_one_of(words, keyword)).map_or(Unknown, |(class, _)| *class)
+impl Keyword {
+    /// The class of a statement that begins with it.
+    fn class(self) -> StatementClass {
+        use Keyword as K;
+        match self {
+            K::Select | K::Values => Read,
+            K::Show | K::Describe | K::Desc | K::Explain => Show,
+            K::Insert | K::Update | K::Delete | K::Merge | K::Replace | K::Upsert | K::Load | K::Copy | K::Truncate => {
+                Write
+            }
+            K::Create | K::Alter | K::Drop | K::Grant | K::Revoke | K::Set | K::Reset | K::Use => Admin,
+            K::Refresh | K::Cache | K::Uncache => Admin,
+            _ => Unknown,
+        }
+    }
+
+    /// Whether it begins a statement that changes data and may be part of another one, or follow it without a semicolon.
+    fn changes_data(self) -> bool {
+        use Keyword as K;
+        let is_standard = matches!(self, K::Insert | K::Update | K::Delete | K::Merge | K::Load);
+        is_standard || matches!(self, K::Bulk | K::WriteText | K::UpdateText)
+    }
+
+    /// SECURITY: in T-SQL a statement needs no semicolon before it: `SELECT 1 DROP TABLE t` executes both. These words
+    /// are reserved there, so they begin a statement wherever one can begin.
+    fn is_powerful(self) -> bool {
+        use Keyword as K;
+        let changes_structure = matches!(self, K::Drop | K::Alter | K::Create | K::Grant | K::Revoke | K::Deny);
+        let executes = matches!(self, K::Exec | K::Execute | K::Dbcc | K::Kill | K::Shutdown);
+        changes_structure || executes || matches!(self, K::Backup | K::Restore)
+    }
 }
 
 struct Tokens<'a> {
@@ -230,21 +284,23 @@ impl<'a> Tokens<'a> {
             }
             b'"' | b'`' => Token::QuotedName(self.quoted(byte)?),
             b'0'..=b'9' => {
-                self.advance_while(|byte| is_word(byte) || byte.is_ascii_digit() || byte == b'.');
+                self.advance_while(|byte| is_word(byte) || byte == b'.');
                 if !is_number(&self.text[start..self.position]) {
                     return None;
                 }
                 Token::Literal
             }
             byte if is_word(byte) => {
-                self.advance_while(|byte| is_word(byte) || byte.is_ascii_digit());
+                self.advance_while(is_word);
                 let word = &self.text[start..self.position];
+                let keyword = Keyword::find(word);
                 // Quotes within q'[…]' end it in all dialects but one.
-                let has_own_quotes = self.bytes().first() == Some(&b'\'') && is_one_of(&["Q", "NQ"], word);
-                if has_own_quotes || word.chars().any(is_ambiguous) {
+                let has_own_quotes =
+                    matches!(keyword, Keyword::Q | Keyword::Nq) && self.bytes().first() == Some(&b'\'');
+                if has_own_quotes || (!word.is_ascii() && word.chars().any(is_ambiguous)) {
                     return None;
                 }
-                Token::Word(word)
+                Token::Word(word, keyword)
             }
             b';' => {
                 self.position += 1;
@@ -269,7 +325,10 @@ impl<'a> Tokens<'a> {
     }
 
     fn advance_while(&mut self, is_part: impl Fn(u8) -> bool) {
-        self.position += self.bytes().iter().take_while(|byte| is_part(**byte)).count();
+        let bytes = self.text.as_bytes();
+        while bytes.get(self.position).is_some_and(|byte| is_part(*byte)) {
+            self.position += 1;
+        }
     }
 
     fn skip_blanks(&mut self) -> Option<()> {
@@ -309,13 +368,17 @@ impl<'a> Tokens<'a> {
         let bytes = self.bytes();
         let mut end = 1;
         loop {
-            match (bytes.get(end)?, bytes.get(end + 1)) {
-                // An escape in some dialects only.
-                (b'\\', Some(b'\'' | b'"' | b'`' | b'\\')) => return None,
-                (byte, Some(next)) if *byte == quote && *next == quote => end += 2,
-                (byte, _) if *byte == quote => break,
-                _ => end += 1,
+            let byte = *bytes.get(end)?;
+            if byte == quote {
+                if bytes.get(end + 1) != Some(&quote) {
+                    break;
+                }
+                end += 1;
+            // An escape in some dialects only.
+            } else if byte == b'\\' && matches!(bytes.get(end + 1), Some(b'\'' | b'"' | b'`' | b'\\')) {
+                return None;
             }
+            end += 1;
         }
         if self.ends_brackets(&bytes[..end]) {
             return None;
@@ -353,8 +416,17 @@ fn is_ambiguous(character: char) -> bool {
     !character.is_ascii() && (has_ascii_case || !character.is_alphanumeric())
 }
 
+/// Whether it is part of a word, which begins with no digit.
 fn is_word(byte: u8) -> bool {
-    byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
+    const IS_WORD: [bool; 256] = {
+        let (mut is_word, mut byte) = ([false; 256], 0);
+        while byte < 256 {
+            is_word[byte] = byte == b'_' as usize || byte >= 0x80 || (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        is_word
+    };
+    IS_WORD[usize::from(byte)]
 }
 
 #[cfg(test)]

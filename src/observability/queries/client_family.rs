@@ -1,5 +1,9 @@
 //! The kind of client, from its `User-Agent`: a bounded set of words, so that lists and logs can be grouped by it.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+
 /// A part of a `User-Agent` in lower case, and the family. The first one that matches decides, so the special ones come
 /// before the libraries that they use.
 const FAMILIES: [(&str, &str); 26] = [
@@ -31,6 +35,9 @@ const FAMILIES: [(&str, &str); 26] = [
     ("mozilla", "browser"),
 ];
 
+static FINDERS: LazyLock<[(Finder<'static>, &'static str); FAMILIES.len()]> =
+    LazyLock::new(|| FAMILIES.map(|(word, family)| (Finder::new(word), family)));
+
 /// Bytes of a `User-Agent` that are read.
 const MAX_LENGTH: usize = 128;
 
@@ -42,8 +49,7 @@ pub fn client_family(user_agent: Option<&[u8]>) -> &'static str {
     lower[..length].copy_from_slice(&text[..length]);
     let lower = &mut lower[..length];
     lower.make_ascii_lowercase();
-    let is_named = |word: &str| memchr::memmem::find(lower, word.as_bytes()).is_some();
-    FAMILIES.iter().find(|(word, _)| is_named(word)).map_or("other", |(_, family)| *family)
+    FINDERS.iter().find(|(finder, _)| finder.find(lower).is_some()).map_or("other", |(_, family)| *family)
 }
 
 #[cfg(test)]
