@@ -14,8 +14,8 @@ fuzz_target!(|body: &[u8]| {
         let statement = Statement::read(format, body);
         // Calls of a Thrift session have a class, but no statement.
         let has_statement = !matches!(statement.class, StatementClass::Unknown | StatementClass::Show);
-        assert!(statement.fingerprint.is_some() || !has_statement);
-        assert!(statement.fingerprint.is_none() || statement.class != StatementClass::Unknown);
+        assert!(statement.fingerprint().is_some() || !has_statement);
+        assert!(statement.fingerprint().is_none() || statement.class != StatementClass::Unknown);
         // A JSON-RPC batch could hide a call.
         assert!(statement.mcp.is_none() || body.is_empty() || body.trim_ascii_start().starts_with(b"{"));
         // A body that was cut off in the middle is not mistaken for a statement of a different class.

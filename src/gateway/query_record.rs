@@ -110,7 +110,7 @@ impl QueryRecord {
             facts.ontology = truncate(ontology, MAX_NAME).into();
         }
         facts.class = statement.class;
-        facts.fingerprint = statement.fingerprint;
+        facts.fingerprint = statement.fingerprint();
         let text = match self.text {
             QueryText::None => None,
             QueryText::Fingerprint => Some(statement.normalized.trim_end()),

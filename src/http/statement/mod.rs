@@ -55,11 +55,9 @@ pub struct Statement<'a> {
     pub ontology: Option<Cow<'a, str>>,
     /// What an MCP request does; `None` for other formats, or if it was not understood.
     pub mcp: Option<McpCall<'a>>,
-    /// The hash of the statement without its literals; `None` without a statement, or if it is unknown.
-    pub fingerprint: Option<StatementFingerprint>,
     /// The statement as it was sent; `None` without one.
     pub text: Option<Cow<'a, str>>,
-    /// The statement without its literals; empty if its class is unknown.
+    /// The statement without its literals; empty without a statement, or if it is unknown.
     pub normalized: String,
 }
 
@@ -112,14 +110,8 @@ struct McpParameters<'a> {
 
 impl<'a> Statement<'a> {
     /// What is known of a body that is too large or incomplete: nothing.
-    pub const UNKNOWN: Statement<'static> = Statement {
-        class: StatementClass::Unknown,
-        ontology: None,
-        mcp: None,
-        fingerprint: None,
-        text: None,
-        normalized: String::new(),
-    };
+    pub const UNKNOWN: Statement<'static> =
+        Statement { class: StatementClass::Unknown, ontology: None, mcp: None, text: None, normalized: String::new() };
 
     /// Reads a body. `body` must be complete: the rest of a longer one could change its meaning.
     pub fn read(format: StatementFormat, body: &'a [u8]) -> Statement<'a> {
@@ -147,13 +139,17 @@ impl<'a> Statement<'a> {
         is_of_thrift_session || self.mcp == Some(McpCall::NoTool)
     }
 
+    /// The hash of the statement without its literals; `None` without a statement, or if it is unknown.
+    pub fn fingerprint(&self) -> Option<StatementFingerprint> {
+        (!self.normalized.is_empty()).then(|| {
+            let hash = digest(&SHA256, self.normalized.as_bytes());
+            StatementFingerprint(*hash.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
+        })
+    }
+
     fn from_sql(text: Cow<'a, str>, ontology: Option<Cow<'a, str>>) -> Statement<'a> {
         let sql::Classified { class, normalized } = sql::classify(&text);
-        let fingerprint = (class != StatementClass::Unknown).then(|| {
-            let hash = digest(&SHA256, normalized.as_bytes());
-            StatementFingerprint(*hash.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
-        });
-        Statement { class, ontology, mcp: None, fingerprint, text: Some(text), normalized }
+        Statement { class, ontology, mcp: None, text: Some(text), normalized }
     }
 
     fn from_mcp(request: McpRequest<'a>) -> Statement<'a> {
@@ -189,7 +185,7 @@ mod tests {
         let json = r#"{"ontology_name": "sales", "query": "select name from customer\nwhere id=8", "x": [1]}"#;
         let json = read(StatementFormat::Json, json);
         assert_eq!((json.class, json.ontology.as_deref()), (StatementClass::Read, Some("sales")));
-        assert_eq!(json.fingerprint, sql.fingerprint, "they differ in a literal and in blanks");
+        assert_eq!(json.fingerprint(), sql.fingerprint(), "they differ in a literal and in blanks");
         let mcp = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"query","arguments":{}}}"#;
         assert_eq!(read(StatementFormat::Mcp, mcp).mcp, Some(McpCall::Tool("query".into())));
         let list = r#" {"method":"tools/list","params":{"name":"a"}}"#;

@@ -231,7 +231,7 @@ mod tests {
 
     fn query(user: &str, sql: &str, millis: u64) -> CompletedQuery {
         let facts = QueryFacts {
-            fingerprint: Statement::read(StatementFormat::Sql, sql.as_bytes()).fingerprint,
+            fingerprint: Statement::read(StatementFormat::Sql, sql.as_bytes()).fingerprint(),
             text: Some(sql.into()),
             ..facts(user)
         };
