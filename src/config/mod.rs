@@ -51,13 +51,13 @@ pub use identity::{AuthOptions, VerifierOptions};
 pub use jwt::JwtOptions;
 pub use ldap::LdapOptions;
 pub use limit_rules::LimitRule;
-pub use options::{Drain, LimitOptions, PlatformOptions, Timeouts, TokenOptions};
+pub use options::{Drain, HealthOptions, LimitOptions, PlatformOptions, Timeouts, TokenOptions};
 pub use routes::{AGENT_LOG_PATHS, AffinityKey, ContentTypeRule, CorsOptions, RouteProfile, THRIFT_PATHS};
 pub use rules::{AuthorizationOptions, ImpersonationOptions};
 pub use sources::{Problem, Settings, Sources};
 pub use store::{RedisOptions, RedisTopology, StoreKey, StoreKeyOptions, StoreKind, StoreOptions};
 pub use transport::{CertificateFiles, ClientAuth, TlsOptions};
-pub use upstream::{CredentialMode, DEFAULT_UPSTREAM, HealthOptions, QueueOptions, ServerUrl, UpstreamOptions};
+pub use upstream::{CredentialMode, DEFAULT_UPSTREAM, QueueOptions, ServerUrl, UpstreamOptions};
 pub use warnings::warnings;
 
 /// A valid configuration.

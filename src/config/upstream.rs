@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::base::secret::Secret;
-use crate::config::options::{GLOBAL, UPSTREAM};
+use crate::config::options::{GLOBAL, HEALTH, HealthOptions, UPSTREAM};
 use crate::config::reader::{Reader, complete};
 use crate::config::sources::{self, Problem, ValueOrigin};
 use crate::config::{AbandonedPolicy, CertificateFiles, HostHeader, routes};
@@ -70,23 +70,6 @@ impl UpstreamOptions {
     pub fn tls(&self) -> bool {
         self.url().tls
     }
-}
-
-/// Health checks and ejection of a backend's addresses.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HealthOptions {
-    /// Path of the active health check; `None`: there is none.
-    pub path: Option<String>,
-    /// Interval between two checks, and the timeout of each.
-    pub interval: Duration,
-    /// Consecutive failed checks that eject an address.
-    pub unhealthy_after: u32,
-    /// Consecutive successful checks that end an ejection.
-    pub healthy_after: u32,
-    /// Consecutive failed requests that eject an address; 0: never.
-    pub eject_after: u32,
-    /// Duration of the first ejection.
-    pub eject_time: Duration,
 }
 
 /// Limit on concurrent requests to an upstream, and the queue for it.
@@ -269,22 +252,15 @@ impl Reader<'_> {
     }
 
     fn health(&mut self) -> Option<HealthOptions> {
-        let path = self.get(&UPSTREAM.health_path);
+        let path = self.get(&HEALTH.health_path);
         if let Some(path) = &path {
             let plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
             if !path.starts_with('/') || !plain || path.parse::<http::Uri>().is_err() {
                 let message = format!("must be a path such as /health, not {path:?}");
-                self.problem(UPSTREAM.health_path.key, message);
+                self.problem(HEALTH.health_path.key, message);
             }
         }
-        complete!(HealthOptions {
-            path: Some(path),
-            interval: self.get(&UPSTREAM.health_interval),
-            unhealthy_after: self.get(&UPSTREAM.unhealthy_after),
-            healthy_after: self.get(&UPSTREAM.healthy_after),
-            eject_after: self.get(&UPSTREAM.eject_after),
-            eject_time: self.get(&UPSTREAM.eject_time),
-        })
+        HealthOptions::read(self)
     }
 }
 

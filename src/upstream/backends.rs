@@ -114,7 +114,7 @@ impl Backends {
     /// Returns whether an ejection is still possible with the new options.
     fn is_ejection_still_valid(&self, endpoint: &Endpoint, health: &HealthOptions) -> bool {
         match endpoint.state_and_health().1.failure {
-            Some(EndpointFailure::HealthCheck) => self.options.health.path == health.path,
+            Some(EndpointFailure::HealthCheck) => self.options.health.health_path == health.health_path,
             _ => health.eject_after != 0,
         }
     }

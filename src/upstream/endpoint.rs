@@ -317,8 +317,8 @@ mod tests {
     use super::*;
 
     const OPTIONS: HealthOptions = HealthOptions {
-        path: None,
-        interval: Duration::from_secs(5),
+        health_path: None,
+        health_interval: Duration::from_secs(5),
         unhealthy_after: 3,
         healthy_after: 2,
         eject_after: 5,

@@ -67,13 +67,13 @@ async fn watch_endpoint(backends: Arc<Backends>, endpoint: Arc<Endpoint>) {
         let (state, health) = endpoint.state_and_health();
         let wait = match (state, health.failure) {
             (EndpointState::Ejected, Some(EndpointFailure::HealthCheck)) => {
-                backends.options.health.interval.min(RECOVERY_INTERVAL)
+                backends.options.health.health_interval.min(RECOVERY_INTERVAL)
             }
             (EndpointState::Ejected, _) => {
                 let until = health.ejected_until.map(|until| until.saturating_duration_since(Instant::now()));
                 until.unwrap_or_default().max(PROBE_INTERVAL)
             }
-            _ if backends.options.health.path.is_some() => backends.options.health.interval,
+            _ if backends.options.health.health_path.is_some() => backends.options.health.health_interval,
             _ => Duration::MAX,
         };
         let is_due = tokio::select! {
@@ -133,7 +133,7 @@ async fn probe_ejected(backends: &Backends, endpoint: &Arc<Endpoint>) {
     if !can_connect(endpoint, backends.connect_timeout()).await {
         return;
     }
-    if let Some(path) = &backends.options.health.path
+    if let Some(path) = &backends.options.health.health_path
         && send_health_check(backends, endpoint, path).await.is_err()
     {
         // From now on the health checks decide when it is healthy.
@@ -161,7 +161,7 @@ struct HealthCheckStreak {
 
 impl HealthCheckStreak {
     async fn run_check(&mut self, backends: &Backends, endpoint: &Arc<Endpoint>) {
-        let Some(path) = &backends.options.health.path else { return };
+        let Some(path) = &backends.options.health.health_path else { return };
         let options = &backends.options.health;
         if self.ejections != endpoint.ejections() {
             // Checks from before the ejection do not count.
@@ -202,7 +202,7 @@ async fn send_health_check(backends: &Backends, endpoint: &Arc<Endpoint>, path: 
         let head = std::future::poll_fn(|cx| exchange.poll(cx, &mut false)).await;
         head.map(|head| head.status).map_err(|error: UpstreamError| error.to_string())
     };
-    match timeout(backends.options.health.interval, check).await {
+    match timeout(backends.options.health.health_interval, check).await {
         Ok(Ok(status)) if is_healthy(status) => Ok(()),
         Ok(Ok(status)) => Err(format!("status {status}")),
         Ok(Err(error)) => Err(error),

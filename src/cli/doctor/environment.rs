@@ -132,7 +132,7 @@ async fn check_upstreams(config: &Config, report: &mut DoctorReport) -> bool {
         for (url, tls) in upstream.urls.iter().zip(tls) {
             let client = HttpClient::with_tls(url, tls, PROBE_TIMEOUT);
             all &= check_upstream(config, upstream, &client, report).await;
-            if let Some(path) = &upstream.health.path {
+            if let Some(path) = &upstream.health.health_path {
                 check_health_path(&client, path, report).await;
             }
         }

@@ -31,6 +31,7 @@ pub fn all() -> impl Iterator<Item = &'static OptionSpec> {
         ListenKeys::SPECS,
         TlsKeys::SPECS,
         UpstreamKeys::SPECS,
+        HealthKeys::SPECS,
         AuthKeys::SPECS,
         PlatformKeys::SPECS,
         LdapKeys::SPECS,
@@ -177,6 +178,12 @@ group! { UPSTREAM: UpstreamKeys = "upstream." {
     resolve_interval: Duration = "5s",
         "Interval of DNS lookups of the backend's name. New connections use the latest addresses; while the lookup \
          fails, the last known ones are used.";
+} }
+
+group! {
+    /// Health checks and ejection of a backend's addresses.
+    #[derive(Clone, Debug, PartialEq)]
+    HEALTH: HealthKeys = "upstream." => HealthOptions {
     health_path: String,
         "Path of the active health check, which is sent to each address without credentials; status 200 to 399 is \
          healthy. Default: no active health check; the responses to requests decide.";
