@@ -7,14 +7,13 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::support::bearer::SALT;
-use crate::support::client::Client;
+use crate::support::client::{Client, JSON};
 use crate::support::gateway::Gateway;
 use crate::support::program::Program;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const LOCAL: (&str, &str) = ("Host", "localhost");
 
 /// What needs an operator, with a body.

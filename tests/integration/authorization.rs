@@ -3,11 +3,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::support::client::Response;
+use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::Upstream;
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const RULES: &str = "[{users: alice, routes: openapi, ontologies: 'sales*'}, {users: '*', methods: GET}, \
                      {users: 'bob', routes: api}]";
 

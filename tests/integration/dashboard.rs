@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::bearer::SALT;
-use crate::support::client::{Client, Response};
+use crate::support::client::{Client, JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// Sends a request as a local browser does; the caller reads the response.
 fn ask(gateway: &Gateway, path: &str) -> Client {

@@ -9,13 +9,12 @@ use timbr_gateway::base::clock::Clock;
 use timbr_gateway::base::secret::Secret;
 
 use crate::support::bearer::{SALT, bearer};
-use crate::support::client::{Client, Response};
+use crate::support::client::{Client, JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::program::Program;
 use crate::support::upstream::{AfterRequest, UnresponsiveAddress, Upstream, respond};
 use crate::support::wait_until;
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const DELEGATE: [(&str, &str); 2] = [("AUTH_VERIFIER", "delegate"), ("UPSTREAM_CREDENTIAL", "delegate")];
 
 /// An API service that knows alice, and accepts only the last token that it issued.

@@ -6,12 +6,11 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::json;
 
 use crate::support::bearer::bearer;
-use crate::support::client::Response;
+use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::idp::{Idp, SigningKey, claims};
 use crate::support::upstream::Upstream;
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const NOW: u64 = 1_900_000_000;
 
 fn run(gateway: &Gateway, arguments: &[&str]) -> Output {

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
+use crate::support::client::JSON;
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::tls_stream;
 use crate::support::upstream::{Upstream, respond};
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 fn head(token: &str, length: usize) -> String {
     format!(

@@ -8,15 +8,13 @@ use std::time::Duration;
 use socket2::SockRef;
 use timbr_gateway::app::RunOutcome;
 
-use crate::support::client::Client;
+use crate::support::client::{Client, JSON};
 use crate::support::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, PING, SETTINGS, WINDOW_UPDATE, frame, good_head};
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::{H2Client, tls_stream};
 use crate::support::program::Program;
 use crate::support::upstream::{Upstream, respond, write};
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 fn slow_upstream(millis: u64) -> Upstream {
     Upstream::with_behaviour(move |_, stream| {

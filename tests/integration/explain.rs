@@ -2,11 +2,9 @@
 
 use serde_json::Value;
 
-use crate::support::client::Client;
+use crate::support::client::{Client, JSON};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::Upstream;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// Runs the program against a gateway; returns exit code and output.
 fn said(gateway: &Gateway, arguments: &[&str]) -> (i32, String) {

@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::client::Client;
+use crate::support::client::{Client, JSON};
 use crate::support::gateway::Gateway;
 use crate::support::program::Program;
 use crate::support::recorder::{Recorder, Reply};
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 #[test]
 fn without_free_descriptors_the_gateway_neither_spins_nor_exits() {

@@ -4,11 +4,9 @@ use std::io::Write;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::support::client::Client;
+use crate::support::client::{Client, JSON};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::{AfterRequest, Upstream, respond, write};
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 #[test]
 fn end_to_end_headers_and_bodies_are_forwarded_unchanged() {

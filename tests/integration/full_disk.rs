@@ -5,13 +5,11 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::support::bearer::{SALT, bearer};
-use crate::support::client::{Client, Response};
+use crate::support::client::{Client, JSON, Response};
 use crate::support::program::Program;
 use crate::support::small_disk::SmallDisk;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// Enough for the token file and some space beside it.
 const DISK_MIB: u32 = 8;

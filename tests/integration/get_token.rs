@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use crate::support::bearer::{SALT, bearer, bearer_with};
-use crate::support::client::Response;
+use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::Upstream;
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const OTHER_SALT: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
 
 fn ask(gateway: &Gateway, authorization: &str) -> Response {

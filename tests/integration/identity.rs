@@ -3,12 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::client::Response;
+use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::{Recorded, Upstream, respond, write};
 use crate::support::wait_until;
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const IMPERSONATE: [(&str, &str); 3] =
     [("UPSTREAM_CREDENTIAL", "impersonate"), ("UPSTREAM_API_KEY", "tk_service"), ("AUTH_TRUST_SALT_HOLDER", "true")];
 

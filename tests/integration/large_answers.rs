@@ -8,14 +8,12 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::support::client::Client;
+use crate::support::client::{Client, JSON};
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::tls_stream;
 use crate::support::program::Program;
 use crate::support::upstream::{AfterRequest, Upstream, respond, write};
 use crate::support::{TIMEOUT, wait_until};
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 const MIB: usize = 1024 * 1024;
 

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Client, Response};
+use crate::support::client::{Client, JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::program::Program;
 use crate::support::redis::Redis;
@@ -11,7 +11,6 @@ use crate::support::stores::StoreFixture;
 use crate::support::upstream::{Upstream, respond};
 use crate::support::wait_until;
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const QUERY: &str = "POST /timbr/openapi/ontology/sales/query";
 
 fn send(gateway: &Gateway, line: &str, token: &str) -> Response {

@@ -4,13 +4,12 @@ use std::io::{Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::client::Client;
+use crate::support::client::{Client, JSON};
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::{H2Client, tls_stream};
 use crate::support::upstream::{Upstream, respond};
 use crate::support::wait_until;
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const X: &str = "GET /timbr/api/x";
 
 fn h2(gateway: &Gateway) -> H2Client {

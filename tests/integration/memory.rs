@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustls::{ClientConnection, StreamOwned};
 
-use crate::support::client::Client;
+use crate::support::client::{Client, JSON};
 use crate::support::frames::{END_HEADERS, END_STREAM, Frames, HEADERS, SETTINGS, WINDOW_UPDATE, frame, good_head};
 use crate::support::h2_client::{H2Client, tls_stream};
 use crate::support::program::Program;
@@ -17,7 +17,6 @@ use crate::support::upstream::{Upstream, respond};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 type Tls = StreamOwned<ClientConnection, TcpStream>;
 

@@ -1,10 +1,8 @@
 //! Rejected requests, which are never forwarded.
 
-use crate::support::client::Client;
+use crate::support::client::{Client, JSON};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::Upstream;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 #[test]
 fn each_fault_has_its_own_reason_and_is_not_forwarded() {

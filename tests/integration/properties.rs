@@ -16,11 +16,9 @@ use timbr_gateway::base::secret::Secret;
 use timbr_gateway::base::user_name::UserName;
 
 use crate::support::bearer::{SALT, bearer};
-use crate::support::client::{Client, Response};
+use crate::support::client::{Client, JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::{Recorded, Upstream};
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// One gateway for all properties. Each property locks it, so that only its own requests arrive.
 struct World {

@@ -2,14 +2,12 @@
 
 use std::io::{Read, Write};
 
-use crate::support::client::Client;
+use crate::support::client::{Client, JSON};
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::tls_config;
 use crate::support::program::Program;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 #[test]
 fn untrusted_clients_cannot_set_their_address() {

@@ -6,13 +6,12 @@ use std::time::Duration;
 use timbr_gateway::app::RunOutcome;
 
 use crate::support::bearer::{SALT, bearer_with};
-use crate::support::client::{Client, Response};
+use crate::support::client::{Client, JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::H2Client;
 use crate::support::upstream::{Upstream, respond};
 use crate::support::wait_until;
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const NEW_SALT: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
 
 /// A gateway with a configuration file that the test writes.

@@ -4,13 +4,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{Client, Response};
+use crate::support::client::{Client, JSON, Response};
 use crate::support::h2_client::H2Client;
 use crate::support::program::Program;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// The HTTP/1.1 clients and their request interval: 200 requests a second, in addition to those over HTTP/2.
 const CLIENTS: u32 = 10;

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::support::client::Response;
+use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::{AfterRequest, Recorded, Upstream, respond};
 use crate::support::wait_until;
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const THRIFT: (&str, &str) = ("Content-Type", "application/x-thrift");
 const EVENTS: (&str, &str) = ("Accept", "application/json, text/event-stream");
 

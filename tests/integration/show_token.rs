@@ -8,12 +8,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::support::client::Response;
+use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::idp::{Idp, SigningKey, claims};
 use crate::support::upstream::{Recorded, Upstream, respond};
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const TEXT: (&str, &str) = ("Content-Type", "application/text");
 const SYSTEM_QUERY: &str = "POST /timbr/openapi/ontology/system_db/query";
 const SHOW_TOKEN: (&str, &str) = ("UPSTREAM_CREDENTIAL", "show-token");

@@ -5,11 +5,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::bearer::bearer;
-use crate::support::client::Response;
+use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::Upstream;
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const SALES: &str = "POST /timbr/openapi/ontology/sales/query";
 const HR: &str = "POST /timbr/openapi/ontology/hr/query";
 const NOW: u64 = 1_900_000_000;

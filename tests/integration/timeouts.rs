@@ -4,12 +4,11 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use crate::support::client::JSON;
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::{H2Client, tls_stream};
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// Far more than the configured timeouts on a busy machine, and less than the default ones.
 const BUSY: Duration = Duration::from_secs(9);

@@ -10,12 +10,11 @@ use timbr_gateway::base::clock::Clock;
 use timbr_gateway::config::{Sources, load};
 
 use crate::support::bearer::SALT;
-use crate::support::client::Client;
+use crate::support::client::{Client, JSON};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::{Upstream, respond};
 use crate::support::wait_until;
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const LARGE: usize = 4 << 20;
 
 struct Chain {

@@ -5,12 +5,10 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::client::Response;
+use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::{AfterRequest, Upstream, respond, write};
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 fn send(gateway: &Gateway, token: &str, method: &str) -> Response {
     let body: &[u8] = if method == "POST" { b"{}" } else { b"" };

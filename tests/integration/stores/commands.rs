@@ -6,12 +6,12 @@ use std::process::{Command, Output, Stdio};
 use timbr_gateway::store::TokenId;
 
 use crate::support::bearer::{SALT, bearer_with};
+use crate::support::client::JSON;
 use crate::support::gateway::Gateway;
 use crate::support::redis::Redis;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const OTHER_SALT: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
 
 fn program(gateway: &Gateway, arguments: &[&str], input: &str) -> Output {

@@ -8,13 +8,11 @@ use timbr_gateway::app;
 use timbr_gateway::config::{Sources, load};
 
 use crate::support::bearer::{SALT, bearer};
-use crate::support::client::Client;
+use crate::support::client::{Client, JSON};
 use crate::support::program::Program;
 use crate::support::stores::{StoreFixture, id_of};
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 fn fixture() -> StoreFixture {
     StoreFixture::File(tempfile::tempdir().expect("a folder"))

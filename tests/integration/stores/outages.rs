@@ -8,13 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::bearer::bearer;
-use crate::support::client::Response;
+use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::redis::Redis;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// The store timeout of a request, and a margin for a busy machine.
 const DEADLINE: Duration = Duration::from_millis(50);

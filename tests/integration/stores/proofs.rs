@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::bearer::bearer;
-use crate::support::client::{Client, Response};
+use crate::support::client::{Client, JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::program::Program;
 use crate::support::redis::Redis;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const KEY: (&str, &str) = ("STORE_KEY", "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=");
 const USERS: usize = 12;
 

@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 use timbr_gateway::store::TokenId;
 
 use crate::support::bearer::bearer;
+use crate::support::client::JSON;
 use crate::support::gateway::Gateway;
 use crate::support::pki::Pki;
 use crate::support::redis::Redis;
 use crate::support::stores::StoreFixture;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 fn contains(all: &[u8], part: &[u8]) -> bool {
     all.windows(part.len()).any(|window| window == part)

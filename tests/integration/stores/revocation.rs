@@ -4,14 +4,12 @@ use std::time::{Duration, Instant};
 
 use timbr_gateway::store::{Revocation, TokenId};
 
-use crate::support::client::Client;
+use crate::support::client::{Client, JSON};
 use crate::support::gateway::Gateway;
 use crate::support::redis::Redis;
 use crate::support::stores::StoreFixture;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 fn status(gateway: &Gateway, token: &str) -> u16 {
     gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status

@@ -7,13 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::bearer::bearer;
-use crate::support::client::{Client, Response};
+use crate::support::client::{Client, JSON, Response};
 use crate::support::program::Program;
 use crate::support::redis::Sentinels;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// The clients and their request interval: 200 requests a second.
 const CLIENTS: usize = 20;

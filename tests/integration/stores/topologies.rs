@@ -3,12 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::support::bearer::bearer;
+use crate::support::client::JSON;
 use crate::support::gateway::Gateway;
 use crate::support::stores::StoreFixture;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 fn query(gateway: &Gateway, token: &str) -> u16 {
     gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status

@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use timbr_gateway::store::{Revocation, TokenEnd};
 
-use crate::support::client::Response;
+use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::redis::{Cluster, Redis, Sentinels, server_pki};
 use crate::support::stores::StoreFixture;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 const EVENTS: &str = "timbr-gateway:events";
 const MARKS: &str = "timbr-gateway:marks";
 

@@ -10,6 +10,9 @@ use serde_json::Value;
 
 use crate::support::TIMEOUT;
 
+/// The header of a body that is JSON.
+pub const JSON: (&str, &str) = ("Content-Type", "application/json");
+
 /// An HTTP/1.1 connection.
 pub struct Client {
     stream: TcpStream,

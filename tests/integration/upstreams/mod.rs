@@ -15,11 +15,9 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use crate::support::client::Response;
+use crate::support::client::{JSON, Response};
 use crate::support::closed_port;
 use crate::support::gateway::Gateway;
-
-const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 /// A gateway for these local backends.
 fn gateway(backends: &[SocketAddr], options: &[(&str, &str)]) -> Gateway {
