@@ -11,8 +11,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 
-use crate::support::bearer::{SALT, bearer};
-use crate::support::client::{Client, JSON, Response};
+use crate::support::bearer::SALT;
+use crate::support::client::{Client, JSON};
 use crate::support::pki::Pki;
 use crate::support::program::Program;
 use crate::support::upstream::Upstream;
@@ -21,12 +21,6 @@ use crate::support::wait_until;
 fn lines(file: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
-}
-
-fn login(program: &Program, password: &str) -> Response {
-    let authorization = format!("Bearer {}", bearer("alice", password));
-    let headers = [JSON, ("Authorization", authorization.as_str())];
-    Client::connect(program.http).send("POST /timbr/api/get_token", &headers, b"")
 }
 
 fn command(program: &Program, line: &str, body: &str) -> u16 {
@@ -48,7 +42,7 @@ fn the_file_has_all_lines_in_sequence_with_old_and_new_values() {
         ("LOG_FORMAT", "json"),
     ];
     let mut program = Program::start(Upstream::start().address(), &options);
-    assert_eq!(login(&program, "secret").status, 200);
+    assert_eq!(program.login("alice", "secret").status, 200);
     assert_eq!(lines(&file).last().expect("a line")["decision"], "granted", "written before the response");
     assert_eq!(command(&program, "PUT /log-level", r#"{"level":"debug"}"#), 200);
     assert_eq!(command(&program, "POST /tokens/revoke", r#"{"user":"alice"}"#), 200);
@@ -83,7 +77,7 @@ fn the_users_whose_tokens_a_new_users_file_ends_are_named() {
         ("AUTH_USERS_FILE", users.to_str().expect("text")),
     ];
     let program = Program::start(Upstream::start().address(), &options);
-    assert_eq!(login(&program, "secret").status, 200);
+    assert_eq!(program.login("alice", "secret").status, 200);
     std::fs::write(&users, format!("bob:{hash}\n")).expect("written");
     let revoked = || lines(&file).into_iter().find(|line| line["what"] == "revocation");
     wait_until("the tokens have ended", || revoked().is_some());
@@ -100,9 +94,9 @@ fn logins_are_refused_while_a_required_line_cannot_be_written() {
         let file = logs.join("audit.json");
         let options = [("AUDIT_FILE", file.to_str().expect("text")), ("AUDIT_ON_FAILURE", on_failure)];
         let program = Program::start(Upstream::start().address(), &options);
-        let token = login(&program, "secret").json()["data"][0].as_str().expect("a token").to_owned();
+        let token = program.login("alice", "secret").token();
         std::fs::rename(&logs, &moved).expect("renamed");
-        let response = login(&program, "secret");
+        let response = program.login("alice", "secret");
         assert_eq!(response.status, status, "{on_failure}: {response:?}");
         if status == 503 {
             assert_eq!(response.json()["reason"], "audit_unavailable");
@@ -111,7 +105,7 @@ fn logins_are_refused_while_a_required_line_cannot_be_written() {
         let headers = [JSON, ("x-api-key", token.as_str())];
         assert_eq!(Client::connect(program.http).send("GET /timbr/api/x", &headers, b"").status, 200);
         std::fs::rename(&moved, &logs).expect("renamed");
-        assert_eq!(login(&program, "secret").status, 200);
+        assert_eq!(program.login("alice", "secret").status, 200);
     }
 }
 
@@ -173,12 +167,12 @@ fn a_syslog_server_receives_lines_over_tls_and_those_from_before_it_was_reachabl
     ];
     let program = Program::start(Upstream::start().address(), &options);
     let begun = Instant::now();
-    let refused = login(&program, "secret");
+    let refused = program.login("alice", "secret");
     assert_eq!((refused.status, &refused.json()["reason"]), (503, &"audit_unavailable".into()));
     assert!(begun.elapsed() < Duration::from_secs(5));
 
     let messages = syslog_server(TcpListener::bind(("127.0.0.1", port)).expect("bound"), &pki);
-    wait_until("logins are possible", || login(&program, "secret").status == 200);
+    wait_until("logins are possible", || program.login("alice", "secret").status == 200);
     let mut granted = None;
     for sequence in 1.. {
         let message = messages.recv_timeout(Duration::from_secs(10)).expect("a message");
@@ -249,8 +243,8 @@ fn the_documented_fields_are_those_of_the_lines_and_of_the_sample() {
         ("LISTEN_ADMIN_SOCKET", socket_text.as_str()),
     ];
     let program = Program::start(Upstream::start().address(), &options);
-    assert_eq!(login(&program, "wrong").status, 401);
-    let token = login(&program, "secret").json()["data"][0].as_str().expect("a token").to_owned();
+    assert_eq!(program.login("alice", "wrong").status, 401);
+    let token = program.login("alice", "secret").token();
     for more in [&[][..], &[("x-api-impersonate-user", "bob")]] {
         let headers = [&[JSON, ("x-api-key", token.as_str())], more].concat();
         Client::connect(program.http).send("GET /timbr/api/x", &headers, b"");

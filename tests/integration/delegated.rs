@@ -8,7 +8,7 @@ use timbr_gateway::auth::bearer::BearerOpener;
 use timbr_gateway::base::clock::Clock;
 use timbr_gateway::base::secret::Secret;
 
-use crate::support::bearer::{SALT, bearer};
+use crate::support::bearer::SALT;
 use crate::support::client::{Client, JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::program::Program;
@@ -37,12 +37,6 @@ fn service(given: &Arc<AtomicUsize>) -> Upstream {
     })
 }
 
-fn ask(gateway: &Gateway, user: &str, password: &str) -> Response {
-    let authorization = format!("Bearer {}", bearer(user, password));
-    let headers = [JSON, ("Authorization", authorization.as_str())];
-    gateway.client().send("POST /timbr/api/get_token", &headers, b"")
-}
-
 fn get(gateway: &Gateway, key: &str) -> Response {
     gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", key)], b"")
 }
@@ -63,7 +57,7 @@ fn the_services_token_is_sent_to_the_backend() {
         assert!(!format!("{seen:?}").contains(&token));
     }
     for (user, password) in [("alice", "wrong"), ("eve", "secret")] {
-        let refused = ask(&gateway, user, password);
+        let refused = gateway.login(user, password);
         assert_eq!((refused.status, refused.reason().as_str()), (401, "credentials_wrong"));
     }
     assert_eq!(gateway.token(), token, "the same login gets the same token");
@@ -81,7 +75,7 @@ fn an_ambiguous_response_is_not_accepted() {
     ] {
         let upstream = Upstream::with_behaviour(move |_, stream| respond(stream, 200, body));
         let gateway = Gateway::start(upstream.address(), &DELEGATE);
-        let refused = ask(&gateway, "alice", "secret");
+        let refused = gateway.login("alice", "secret");
         assert_eq!((refused.status, refused.reason().as_str()), (503, "verifier_unavailable"), "{body}");
     }
 }
@@ -155,7 +149,7 @@ fn an_inconclusive_response_neither_accepts_nor_rejects() {
     ] {
         let upstream = Upstream::with_behaviour(move |_, stream| respond(stream, status, body));
         let gateway = Gateway::start(upstream.address(), &DELEGATE);
-        let refused = ask(&gateway, "alice", "secret");
+        let refused = gateway.login("alice", "secret");
         assert_eq!((refused.status, refused.reason().as_str()), (503, "verifier_unavailable"), "{status} {body}");
         assert_eq!(refused.header("retry-after"), "5");
     }
@@ -167,9 +161,9 @@ fn wrong_passwords_are_limited_before_the_service_is_called() {
     let options = [&DELEGATE[..], &[("LIMITS_FAILURES_PER_USER", "3")]].concat();
     let gateway = Gateway::start(upstream.address(), &options);
     for _ in 0..3 {
-        assert_eq!(ask(&gateway, "alice", "wrong").reason(), "credentials_wrong");
+        assert_eq!(gateway.login("alice", "wrong").reason(), "credentials_wrong");
     }
-    assert_eq!(ask(&gateway, "alice", "wrong").reason(), "too_many_failures");
+    assert_eq!(gateway.login("alice", "wrong").reason(), "too_many_failures");
     assert_eq!(upstream.log().len(), 3);
 }
 
@@ -180,10 +174,10 @@ fn a_login_fails_over_to_a_reachable_backend() {
     let options = [&DELEGATE[..], &[("UPSTREAM_URLS", &urls), ("UPSTREAM_CONNECT_TIMEOUT", "700ms")]].concat();
     let gateway = Gateway::start_with_url("", &options);
     let begun = Instant::now();
-    assert_eq!(ask(&gateway, "alice", "secret").status, 200);
+    assert_eq!(gateway.login("alice", "secret").status, 200);
     let first = begun.elapsed();
     assert!(first >= Duration::from_millis(700) && first < Duration::from_secs(3), "{first:?}");
-    assert_eq!(ask(&gateway, "alice", "wrong").status, 401);
+    assert_eq!(gateway.login("alice", "wrong").status, 401);
     let next = begun.elapsed() - first;
     assert!(next < Duration::from_millis(600), "the last reachable backend is tried first: {next:?}");
 }

@@ -5,7 +5,6 @@ use std::process::Output;
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::json;
 
-use crate::support::bearer::bearer;
 use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::idp::{Idp, SigningKey, claims};
@@ -28,12 +27,6 @@ fn revoke(gateway: &Gateway, arguments: &[&str]) -> (Option<i32>, String) {
 
 fn get(gateway: &Gateway, credential: (&str, &str)) -> Response {
     gateway.client().send("GET /timbr/api/x", &[JSON, credential], b"")
-}
-
-fn login(gateway: &Gateway, user: &str) -> Response {
-    let authorization = format!("Bearer {}", bearer(user, "secret"));
-    let headers = [JSON, ("Authorization", authorization.as_str())];
-    gateway.client().send("POST /timbr/api/get_token", &headers, b"")
 }
 
 fn hex(text: &str) -> String {
@@ -88,7 +81,7 @@ fn a_denied_user_is_rejected_with_every_credential() {
         let response = get(&gateway, *credential);
         assert_eq!((response.status, reason(&response).as_str()), (403, "credential_denied"), "{credential:?}");
     }
-    let refused = login(&gateway, "alice");
+    let refused = gateway.login("alice", "secret");
     assert_eq!((refused.status, reason(&refused).as_str()), (403, "credential_denied"));
     assert!(!refused.text().contains("tk_"));
     assert_eq!(upstream.log().len(), arrived, "no denied request arrives at the backend");

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::support::bearer::{SALT, bearer};
-use crate::support::client::{Client, JSON, Response};
+use crate::support::bearer::SALT;
+use crate::support::client::{Client, JSON};
 use crate::support::program::Program;
 use crate::support::small_disk::SmallDisk;
 use crate::support::upstream::Upstream;
@@ -13,15 +13,6 @@ use crate::support::wait_until;
 
 /// Enough for the token file and some space beside it.
 const DISK_MIB: u32 = 8;
-
-fn login(program: &Program, user: &str) -> Response {
-    let authorization = format!("Bearer {}", bearer(user, "secret"));
-    Client::connect(program.http).send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"")
-}
-
-fn token_of(response: &Response) -> String {
-    response.json()["data"][0].as_str().expect("a token").to_owned()
-}
 
 fn query(program: &Program, token: &str) -> u16 {
     Client::connect(program.http).send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status
@@ -67,24 +58,24 @@ fn the_gateway_continues_says_what_to_do_and_recovers() {
         };
         log.lock().expect("no panic").iter().any(contains)
     };
-    let mut confirmed = vec![token_of(&login(&program, "user-0"))];
+    let mut confirmed = vec![program.login("user-0", "secret").token()];
 
     disk.fill();
     let refused = (1..2000).find_map(|number| {
-        let response = login(&program, &format!("user-{number}"));
+        let response = program.login(&format!("user-{number}"), "secret");
         if response.status != 200 {
             return Some(response);
         }
-        confirmed.push(token_of(&response));
+        confirmed.push(response.token());
         None
     });
     let refused = refused.expect("a disk without space");
     assert_eq!((refused.status, refused.reason()), (503, "token_store_unavailable".to_owned()));
     assert_eq!(query(&program, &confirmed[0]), 200, "known tokens keep working");
-    assert_eq!(token_of(&login(&program, "user-0")), confirmed[0], "a known login gets its token");
+    assert_eq!(program.login("user-0", "secret").token(), confirmed[0], "a known login gets its token");
     // Each attempt is a line of the audit log, whose last page of memory may have had room.
     wait_until("lost lines are counted", || {
-        assert_eq!(login(&program, "user-1999").status, 503);
+        assert_eq!(program.login("user-1999", "secret").status, 503);
         program.metric("timbr_gateway_log_lines_dropped_total") > Some(0.0)
     });
     for (what, path) in [("cannot write to the token file", &tokens), ("cannot write to the audit log", &audit)] {
@@ -124,14 +115,14 @@ fn the_gateway_continues_says_what_to_do_and_recovers() {
     for token in &confirmed {
         assert_eq!(query(&program, token), 200, "a confirmed token survives");
     }
-    assert_eq!(login(&program, "user-1999").status, 503);
+    assert_eq!(program.login("user-1999", "secret").status, 503);
 
     disk.free();
-    wait_until("logins work again", || login(&program, "user-1999").status == 200);
+    wait_until("logins work again", || program.login("user-1999", "secret").status == 200);
     wait_until("this is logged", || has_logged("the token file can be written again"));
     wait_until("this is logged", || has_logged("can be written again"));
     let granted = || fs::read_to_string(&audit).expect("read").contains("\"user\":\"user-1999\"");
-    wait_until("the audit log has lines again", || login(&program, "user-1999").status == 200 && granted());
+    wait_until("the audit log has lines again", || program.login("user-1999", "secret").status == 200 && granted());
     assert_eq!(program.metric("timbr_gateway_store_up"), Some(1.0));
     program.begin_shutdown();
     assert!(program.wait().success());

@@ -68,10 +68,7 @@ fn dropped(admin: SocketAddr) -> f64 {
 
 /// Sends requests until lines were dropped, and the same number again; each gets a response.
 fn requests_are_served_while_lines_are_dropped(http: SocketAddr, admin: SocketAddr) {
-    let authorization = format!("Bearer {}", bearer("alice", "secret"));
-    let headers = [("content-type", "application/json"), ("authorization", authorization.as_str())];
-    let response = Client::connect(http).send("POST /timbr/api/get_token", &headers, b"");
-    let token = response.json()["data"][0].as_str().expect("a token").to_owned();
+    let token = client::login(http, "alice", "secret").token();
     let mut client = Client::connect(http);
     let long = format!("POST /timbr/api/query/{}", "x".repeat(400));
     let mut ask = |count: usize| {
@@ -125,8 +122,7 @@ fn a_log_line_identifies_the_request_without_secrets() {
     let authorization = format!("Bearer {login}");
     let headers = [("content-type", "application/json"), ("authorization", authorization.as_str())];
     let mut client = Client::connect(gateway.address("http"));
-    let token =
-        client.send("POST /timbr/api/get_token", &headers, b"").json()["data"][0].as_str().expect("a token").to_owned();
+    let token = client.send("POST /timbr/api/get_token", &headers, b"").token();
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
     let headers = [

@@ -274,7 +274,7 @@ proptest! {
             prop_assert!(UserName::parse(named.as_bytes()).is_err());
             return Ok(());
         }
-        let token = asked.json()["data"][0].as_str().expect("a token").to_owned();
+        let token = asked.token();
         let before = world.upstream.log().len();
         let response = world.gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
         prop_assert_eq!(response.status, 200);

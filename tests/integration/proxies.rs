@@ -79,7 +79,7 @@ fn token(gateway: &Gateway) -> String {
     client.write(b"PROXY UNKNOWN\r\n");
     let authorization = format!("Bearer {}", crate::support::bearer::bearer("alice", "secret"));
     let response = client.send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"");
-    response.json()["data"][0].as_str().expect("a token").to_owned()
+    response.token()
 }
 
 #[test]

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::bearer::bearer;
 use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::Upstream;
@@ -22,11 +21,6 @@ fn run(gateway: &Gateway, arguments: &[&str]) -> (Option<i32>, String) {
 
 fn send(gateway: &Gateway, line: &str, headers: &[(&str, &str)], body: &str) -> Response {
     gateway.client().send(line, &[&[JSON], headers].concat(), body.as_bytes())
-}
-
-fn login(gateway: &Gateway, user: &str) -> Response {
-    let authorization = format!("Bearer {}", bearer(user, "secret"));
-    send(gateway, "POST /timbr/api/get_token", &[("Authorization", &authorization)], "")
 }
 
 #[test]
@@ -100,7 +94,7 @@ fn a_stopped_user_has_no_way_in_and_others_do() {
         let response = send(&gateway, SALES, headers, "SELECT 1");
         assert_eq!((response.status, response.reason().as_str()), (503, "stopped_by_operator"), "{headers:?}");
     }
-    let refused = login(&gateway, "alice");
+    let refused = gateway.login("alice", "secret");
     assert_eq!((refused.status, refused.reason().as_str()), (503, "stopped_by_operator"));
     assert!(!refused.text().contains("tk_"));
     assert!(upstream.log().is_empty(), "nothing arrives at the backend");
@@ -108,7 +102,7 @@ fn a_stopped_user_has_no_way_in_and_others_do() {
         assert_eq!(send(&gateway, SALES, headers, "SELECT 1").status, 200, "{headers:?}");
     }
     run(&gateway, &["resume", "user", "alice"]);
-    assert_eq!(login(&gateway, "alice").status, 200);
+    assert_eq!(gateway.login("alice", "secret").status, 200);
 }
 
 #[test]
@@ -120,7 +114,7 @@ fn a_route_is_stopped_by_its_name_and_so_are_logins() {
         assert_eq!(run(&gateway, &["stop", "route", route, "--why", "Migration."]).0, Some(0), "{route}");
     }
     assert_eq!(send(&gateway, SALES, &key, "SELECT 1").reason(), "stopped_by_operator");
-    assert_eq!(login(&gateway, "bob").reason(), "stopped_by_operator");
+    assert_eq!(gateway.login("bob", "secret").reason(), "stopped_by_operator");
     assert_eq!(send(&gateway, "GET /timbr/api/x", &key, "").status, 200);
     let (code, text) = run(&gateway, &["stop", "route", "opnapi", "--why", "x"]);
     assert!(code == Some(1) && text.contains("routes are ") && text.contains("openapi"), "{text}");

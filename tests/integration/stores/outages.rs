@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::bearer::bearer;
 use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::redis::Redis;
@@ -47,8 +46,7 @@ impl Scene {
     }
 
     fn login(&self, user: &str) -> Response {
-        let authorization = format!("Bearer {}", bearer(user, "secret"));
-        self.gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"")
+        self.gateway.login(user, "secret")
     }
 
     /// The behaviour while the store is unavailable.
@@ -287,9 +285,7 @@ fn the_gateway_starts_before_its_store() {
     let gateway = Gateway::start(upstream.address(), &options);
     let ready = || crate::support::client::Client::connect(gateway.admin()).send("GET /readyz", &[], b"").status == 200;
     wait_until("the gateway is ready without Redis", ready);
-    let authorization = format!("Bearer {}", bearer("alice", "secret"));
-    let headers = [JSON, ("Authorization", authorization.as_str())];
-    let login = || gateway.client().send("POST /timbr/api/get_token", &headers, b"").status;
+    let login = || gateway.login("alice", "secret").status;
     assert_eq!(login(), 503);
     let strangers = format!("tk_{}", "0".repeat(56));
     let foreign = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &strangers)], b"");

@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::support::bearer::bearer;
-use crate::support::client::{Client, JSON, Response};
+use crate::support::client::{Client, JSON, Response, login};
 use crate::support::gateway::Gateway;
 use crate::support::program::Program;
 use crate::support::redis::Redis;
@@ -57,15 +56,8 @@ impl UsersFile {
     }
 }
 
-fn login(http: SocketAddr, user: &str) -> Response {
-    let authorization = format!("Bearer {}", bearer(user, "secret"));
-    Client::connect(http).send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"")
-}
-
 fn token_of(http: SocketAddr, user: &str) -> String {
-    let response = login(http, user);
-    assert_eq!(response.status, 200, "{user}: {response:?}");
-    response.json()["data"][0].as_str().expect("a token").to_owned()
+    login(http, user, "secret").token()
 }
 
 fn query(http: SocketAddr, token: &str) -> Response {
@@ -166,7 +158,7 @@ fn changes_while_the_gateway_is_stopped_end_tokens() {
         let new = token_of(program.http, "user-1");
         assert_ne!(new, tokens[1], "the same password, but proven by a different hash");
         assert_eq!(query(program.http, &new).status, 200);
-        assert_eq!(login(program.http, "user-0").status, 401);
+        assert_eq!(program.login("user-0", "secret").status, 401);
     }
     // A different verifier.
     let salt_holder = [("STORE_KIND", "file"), ("STORE_PATH", store), KEY, ("TOKENS_FOREIGN", "reject")];

@@ -209,9 +209,7 @@ fn tls_a_client_certificate_and_the_documented_acl_suffice() {
             some.push(("STORE_PASSWORD", "wrong"));
         }
         let gateway = Gateway::start(upstream.address(), &some);
-        let authorization = format!("Bearer {}", bearer("alice", "secret"));
-        let response =
-            gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"");
+        let response = gateway.login("alice", "secret");
         assert_eq!((response.status, response.reason().as_str()), (503, "token_store_unavailable"), "{without}");
         std::thread::sleep(Duration::from_millis(300));
         assert!(!up(&gateway), "{without}");
@@ -251,10 +249,7 @@ fn wrong_passwords_count_at_every_replica() {
     for gateway in &gateways {
         wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
     }
-    let try_at = |gateway: &Gateway, password: &str| {
-        let authorization = format!("Bearer {}", bearer("alice", password));
-        gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"").status
-    };
+    let try_at = |gateway: &Gateway, password: &str| gateway.login("alice", password).status;
     for _ in 0..5 {
         assert_eq!(try_at(&gateways[0], "wrong"), 401);
     }

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::bearer::bearer;
 use crate::support::client::JSON;
 use crate::support::gateway::Gateway;
 use crate::support::stores::StoreFixture;
@@ -11,11 +10,6 @@ use crate::support::wait_until;
 
 fn query(gateway: &Gateway, token: &str) -> u16 {
     gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status
-}
-
-fn login(gateway: &Gateway, user: &str) -> u16 {
-    let authorization = format!("Bearer {}", bearer(user, "secret"));
-    gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"").status
 }
 
 #[test]
@@ -32,7 +26,7 @@ fn an_orderly_failover_loses_no_token() {
     let tries = std::cell::Cell::new(0);
     wait_until("new tokens are made again", || {
         assert_eq!(query(&here, &known), 200, "a known token stays valid");
-        let status = login(&here, "new");
+        let status = here.login("new", "secret").status;
         assert!(matches!(status, 200 | 503), "{status}");
         tries.set(tries.get() + 1);
         status == 200
@@ -41,7 +35,7 @@ fn an_orderly_failover_loses_no_token() {
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     assert_ne!(servers.primary(), before);
     assert_eq!(query(&here, &unknown), 200, "a token from before the failover stays valid");
-    wait_until("the other replica finds the new token", || login(&there, "new") == 200);
+    wait_until("the other replica finds the new token", || there.login("new", "secret").status == 200);
     assert_eq!(here.token_of("new", "secret"), there.token_of("new", "secret"));
 }
 
@@ -58,7 +52,7 @@ fn a_killed_primary_is_replaced() {
     servers.servers[primary].kill();
     wait_until("new tokens are made again", || {
         assert_eq!(query(&gateway, &known), 200, "a known token stays valid");
-        login(&gateway, "new") == 200
+        gateway.login("new", "secret").status == 200
     });
     println!("tokens are made again {:?} after the primary server was killed", begin.elapsed());
     let [fresh] = fixture.gateways(&upstream, &[("STORE_TIMEOUT", "500ms")]);
@@ -79,7 +73,7 @@ fn known_tokens_survive_the_loss_of_a_cluster_node() {
     // This cluster has no replicas, so it goes down; known tokens stay valid.
     wait_until("the outage is detected", || gateways[0].metric("timbr_gateway_store_up") == 0.0);
     assert!(tokens.iter().all(|token| query(&gateways[0], token) == 200 && query(&gateways[1], token) == 200));
-    assert_eq!(login(&gateways[0], "new"), 503);
+    assert_eq!(gateways[0].login("new", "secret").status, 503);
     servers.0[2].restart();
-    wait_until("the cluster is complete again", || login(&gateways[0], "new") == 200);
+    wait_until("the cluster is complete again", || gateways[0].login("new", "secret").status == 200);
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::support::TIMEOUT;
+use crate::support::bearer::bearer;
 
 /// The header of a body that is JSON.
 pub const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -51,6 +52,12 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
+    /// The token in the response to a login.
+    pub fn token(&self) -> String {
+        assert_eq!(self.status, 200, "{self:?}");
+        self.json()["data"][0].as_str().expect("a token").to_owned()
+    }
+
     /// The `reason` of a rejection. Checks the form of the response.
     pub fn reason(&self) -> String {
         let body = self.json();
@@ -60,6 +67,12 @@ impl Response {
         assert_eq!(self.header("content-type"), "application/json");
         body["reason"].as_str().expect("a reason").to_owned()
     }
+}
+
+/// The response to a request for a token.
+pub fn login(http: SocketAddr, user: &str, password: &str) -> Response {
+    let authorization = format!("Bearer {}", bearer(user, password));
+    Client::connect(http).send("POST /timbr/api/get_token", &[JSON, ("Authorization", &authorization)], b"")
 }
 
 /// The value of a counter or gauge in `/metrics`; `None` if it is missing.

@@ -12,7 +12,7 @@ use timbr_gateway::base::clock::Clock;
 use timbr_gateway::config::{Sources, load};
 
 use crate::support::TIMEOUT;
-use crate::support::bearer::{SALT, bearer};
+use crate::support::bearer::SALT;
 use crate::support::client::{self, Client, Response};
 
 /// A running gateway. Stops when dropped.
@@ -166,15 +166,13 @@ impl Gateway {
         self.token_of("alice", "secret")
     }
 
+    /// The response to a request for a token.
+    pub fn login(&self, user: &str, password: &str) -> Response {
+        client::login(self.http(), user, password)
+    }
+
     pub fn token_of(&self, user: &str, password: &str) -> String {
-        let authorization = format!("Bearer {}", bearer(user, password));
-        let response = self.client().send(
-            "POST /timbr/api/get_token",
-            &[("Content-Type", "application/json"), ("Authorization", &authorization)],
-            b"",
-        );
-        assert_eq!(response.status, 200, "{response:?}");
-        response.json()["data"][0].as_str().expect("a token").to_owned()
+        self.login(user, password).token()
     }
 
     /// Reloads certificates, as SIGHUP does.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::bearer::{SALT, bearer};
-use crate::support::client::{self, Client};
+use crate::support::bearer::SALT;
+use crate::support::client::{self, Response};
 use crate::support::pki::Pki;
 use crate::support::wait_until;
 
@@ -113,12 +113,14 @@ impl Program {
         }
     }
 
+    /// The response to a request for a token.
+    pub fn login(&self, user: &str, password: &str) -> Response {
+        client::login(self.http, user, password)
+    }
+
     /// A token of `alice`.
     pub fn token(&self) -> String {
-        let authorization = format!("Bearer {}", bearer("alice", "secret"));
-        let headers = [("Content-Type", "application/json"), ("Authorization", authorization.as_str())];
-        let response = Client::connect(self.http).send("POST /timbr/api/get_token", &headers, b"");
-        response.json()["data"][0].as_str().expect("a token").to_owned()
+        self.login("alice", "secret").token()
     }
 
     /// The value of a counter or gauge in `/metrics`; `None` if it is missing.
