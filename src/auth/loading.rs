@@ -98,10 +98,11 @@ impl Auth {
         };
         let upstream_keys = match unchanged(&UPSTREAM_KEY_OPTIONS) {
             Some(auth) => auth.upstream_keys.clone(),
-            None => config.upstream.credential.is_per_user().then(|| {
-                let platform = verifier.platform().cloned();
-                Arc::new(UpstreamKeys::new(platform, tokens.ttl, tokens.max, clock.clone()))
-            }),
+            None => config
+                .upstream
+                .credential
+                .is_per_user()
+                .then(|| Arc::new(UpstreamKeys::new(Arc::clone(&verifier), tokens.ttl, tokens.max, clock.clone()))),
         };
         let key_exchange = match unchanged(&UPSTREAM_KEY_OPTIONS) {
             Some(auth) => auth.key_exchange.clone(),

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::auth::ApiKey;
 use crate::auth::foreign_keys::{ForeignKeys, KeyVerdict};
-use crate::auth::verifier::{Platform, PlatformSession, VerifyError};
+use crate::auth::verifier::{PlatformSession, Verifier, VerifyError};
 use crate::base::clock::{Clock, Tick};
 use crate::base::secret::Secret;
 use crate::store::{Revocation, Store, TokenId};
@@ -36,7 +36,7 @@ pub enum Renewal {
 /// Platform sessions, which can renew upstream keys. Only in the memory of this process: on other replicas, and after a
 /// restart, users have to log in again.
 pub struct UpstreamKeys {
-    platform: Option<Platform>,
+    verifier: Arc<Verifier>,
     sessions: DashMap<TokenId, RenewableSession>,
     /// When the backend last accepted the key of a token, after it had rejected a request with it.
     accepted: DashMap<TokenId, Tick>,
@@ -54,9 +54,10 @@ struct RenewableSession {
 }
 
 impl UpstreamKeys {
-    /// `platform` renews keys; without it, a key that the backend rejects revokes the token. `ttl` and `max` are those of tokens.
-    pub fn new(platform: Option<Platform>, ttl: Duration, max: usize, clock: Clock) -> UpstreamKeys {
-        UpstreamKeys { platform, sessions: DashMap::new(), accepted: DashMap::new(), ttl, max, clock }
+    /// If `verifier` is the platform, it renews keys; otherwise a key that the backend rejects revokes the token. `ttl`
+    /// and `max` are those of tokens.
+    pub fn new(verifier: Arc<Verifier>, ttl: Duration, max: usize, clock: Clock) -> UpstreamKeys {
+        UpstreamKeys { verifier, sessions: DashMap::new(), accepted: DashMap::new(), ttl, max, clock }
     }
 
     /// Stores the session of a new token.
@@ -78,7 +79,7 @@ impl UpstreamKeys {
         checks: (&ForeignKeys, &UpstreamClient),
     ) -> Renewal {
         let session = self.sessions.get(&id).map(|session| session.clone());
-        let (Some(renewable), Some(platform)) = (session, &self.platform) else {
+        let (Some(renewable), Some(platform)) = (session, self.verifier.platform()) else {
             return self.revoke_if_rejected(store, id, rejected, checks).await;
         };
         let mut last_renewal = renewable.last_renewal.lock().await;

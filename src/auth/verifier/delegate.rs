@@ -1,16 +1,16 @@
 //! Verifies passwords at the `get_token` of the API service, with the client's own bearer. Never sees the password.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use serde::Deserialize;
 
 use crate::auth::ApiKey;
+use crate::auth::upstream_keys::sensitive_header_value;
 use crate::auth::verifier::{VerifiedLogin, VerifyError, unavailable};
 use crate::base::secret::Secret;
 use crate::config::UpstreamOptions;
@@ -26,11 +26,10 @@ const GET_TOKEN_PATH: &str = "/timbr/api/get_token";
 const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The API service, with all its URLs.
-#[derive(Clone)]
 pub struct Delegate {
-    origins: Arc<[HttpClient]>,
+    origins: Vec<HttpClient>,
     /// The index of the backend that accepted the last connection; it is tried first.
-    preferred: Arc<AtomicUsize>,
+    preferred: AtomicUsize,
 }
 
 /// `{"status": "success", "data": ["tk_…"]}`.
@@ -51,7 +50,7 @@ impl Delegate {
         let each = upstream.urls.iter().zip(backend_tls(upstream)?);
         let each =
             each.map(|(url, tls)| HttpClient::with_tls(url, tls, LOGIN_TIMEOUT).with_connect_timeout(connect_timeout));
-        Ok(Delegate { origins: each.collect(), preferred: Arc::default() })
+        Ok(Delegate { origins: each.collect(), preferred: AtomicUsize::default() })
     }
 
     /// Sends the request to a backend, and to the next one if the connection fails.
@@ -77,9 +76,8 @@ impl Delegate {
     /// SECURITY: the bearer is forwarded unchanged. A re-encrypted one would be accepted although the service may
     /// reject the original as too old. Only a 200 response with a token is accepted.
     pub async fn verify(&self, bearer: &str) -> Result<VerifiedLogin, VerifyError> {
-        let mut authorization =
-            HeaderValue::from_str(&format!("Bearer {bearer}")).map_err(|_| VerifyError::WrongCredentials)?;
-        authorization.set_sensitive(true);
+        let authorization = Secret::new(format!("Bearer {bearer}"));
+        let authorization = sensitive_header_value(&authorization).ok_or(VerifyError::WrongCredentials)?;
         let request = Request::post(GET_TOKEN_PATH)
             .header(CONTENT_TYPE, "application/json")
             .header(AUTHORIZATION, authorization)

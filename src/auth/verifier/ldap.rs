@@ -20,10 +20,7 @@ use crate::config::options::LDAP;
 use crate::tls::{TlsError, trust_only_config};
 
 /// An LDAP directory as verifier.
-#[derive(Clone)]
-pub struct LdapDirectory(Arc<LdapClient>);
-
-struct LdapClient {
+pub struct LdapDirectory {
     options: LdapOptions,
     url: String,
     tls: Option<Arc<ClientConfig>>,
@@ -47,7 +44,7 @@ impl LdapDirectory {
         let host = &options.url.host;
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let url = format!("ldap{}://{host}:{}", if options.url.tls { "s" } else { "" }, options.url.port);
-        Ok(LdapDirectory(Arc::new(LdapClient { options: options.clone(), url, tls: tls.map(Arc::new) })))
+        Ok(LdapDirectory { options: options.clone(), url, tls: tls.map(Arc::new) })
     }
 
     /// Verifies the password by a bind as the user.
@@ -56,16 +53,14 @@ impl LdapDirectory {
         if credentials.password.expose().is_empty() {
             return Err(VerifyError::WrongCredentials);
         }
-        match timeout(self.0.options.timeout, self.0.bind_as(credentials)).await {
+        match timeout(self.options.timeout, self.bind_as(credentials)).await {
             Ok(Ok(Some(login))) => Ok(login),
             Ok(Ok(None)) => Err(VerifyError::WrongCredentials),
             Ok(Err(why)) => Err(unavailable(SERVER, why)),
             Err(_) => Err(unavailable(SERVER, "timed out")),
         }
     }
-}
 
-impl LdapClient {
     /// Binds as the user; `None` if the directory rejects that. The error says why the password could not be verified.
     async fn bind_as(&self, credentials: &Credentials) -> Result<Option<VerifiedLogin>, String> {
         let user = credentials.user.as_str();

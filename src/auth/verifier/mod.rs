@@ -41,11 +41,10 @@ pub enum Verifier {
     /// Password hashes in a file.
     UsersFile(UsersFile),
     /// A remote server.
-    Remote(RemoteVerifier, Arc<Semaphore>),
+    Remote(Arc<RemoteVerifier>, Arc<Semaphore>),
 }
 
 /// A server that verifies passwords.
-#[derive(Clone)]
 pub enum RemoteVerifier {
     /// The platform's login form.
     Platform(Platform),
@@ -93,7 +92,7 @@ pub enum VerifyError {
 impl Verifier {
     /// A verifier on a remote server, with a concurrency limit.
     pub fn remote(remote: RemoteVerifier) -> Verifier {
-        Verifier::Remote(remote, Arc::new(Semaphore::new(MAX_CONCURRENT_LOGINS)))
+        Verifier::Remote(Arc::new(remote), Arc::new(Semaphore::new(MAX_CONCURRENT_LOGINS)))
     }
 
     /// Verifies the credentials, and records a failure of `attempt` if they are wrong. `bearer` is the bearer that
@@ -110,7 +109,7 @@ impl Verifier {
             Verifier::Remote(remote, permits) => {
                 // SECURITY: a client with too many failures must not reach the remote server.
                 let (permit, charge) = start_check(permits, &attempt).await?;
-                let (remote, credentials, bearer) = (remote.clone(), credentials.clone(), bearer.to_owned());
+                let (remote, credentials, bearer) = (Arc::clone(remote), credentials.clone(), bearer.to_owned());
                 // A separate task, so that the result counts even if the client disconnects.
                 let login = tokio::spawn(async move {
                     let verified = remote.verify(&credentials, &bearer).await;
@@ -129,8 +128,11 @@ impl Verifier {
     /// The platform, if it is the verifier.
     pub fn platform(&self) -> Option<&Platform> {
         match self {
-            Verifier::Remote(RemoteVerifier::Platform(platform), _) => Some(platform),
-            _ => None,
+            Verifier::Remote(remote, _) => match &**remote {
+                RemoteVerifier::Platform(platform) => Some(platform),
+                RemoteVerifier::Delegate(_) | RemoteVerifier::Ldap(_) => None,
+            },
+            Verifier::SaltHolder | Verifier::UsersFile(_) => None,
         }
     }
 

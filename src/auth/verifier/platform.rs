@@ -2,7 +2,6 @@
 //! fetches the user's own key from the token page. Knows nothing about the gateway's tokens.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,6 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::auth::ApiKey;
 use crate::auth::bearer::Credentials;
+use crate::auth::upstream_keys::sensitive_header_value;
 use crate::auth::verifier::{VerifiedLogin, VerifyError, html_form, unavailable};
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
@@ -30,11 +30,8 @@ const SERVER: &str = "the platform";
 /// Validity of a successful check that anonymous requests get no token.
 const ANONYMOUS_CHECK_INTERVAL: Duration = Duration::from_secs(300);
 
-/// The platform as verifier. Clones share one client.
-#[derive(Clone)]
-pub struct Platform(Arc<PlatformClient>);
-
-struct PlatformClient {
+/// The platform as verifier.
+pub struct Platform {
     origin: HttpClient,
     options: PlatformOptions,
     scheme: &'static str,
@@ -81,7 +78,7 @@ impl Platform {
             }
         };
         let scheme = if url.tls { "https" } else { "http" };
-        Ok(Platform(Arc::new(PlatformClient { origin, options, scheme, anonymous_checked_at: Mutex::default() })))
+        Ok(Platform { origin, options, scheme, anonymous_checked_at: Mutex::default() })
     }
 
     /// Logs in and fetches the user's key.
@@ -91,7 +88,7 @@ impl Platform {
     pub async fn verify(&self, credentials: &Credentials) -> Result<VerifiedLogin, VerifyError> {
         self.check_anonymous_rejected().await?;
         let mut jar = CookieJar::default();
-        let login = &self.0.options.login_path;
+        let login = &self.options.login_path;
         let page = self.send(Method::GET, login, &mut jar, Bytes::new()).await?;
         if page.status() != StatusCode::OK {
             return Err(unavailable(SERVER, format!("the login page {login} has status {}", page.status())));
@@ -123,7 +120,7 @@ impl Platform {
 
     /// Fetches the name of the session's user, if there is a page for it.
     async fn fetch_user(&self, jar: &mut CookieJar) -> Result<Option<UserName>, VerifyError> {
-        let Some(path) = &self.0.options.user_path else { return Ok(None) };
+        let Some(path) = &self.options.user_path else { return Ok(None) };
         let response = self.send(Method::GET, path, jar, Bytes::new()).await?;
         let page = serde_json::from_slice::<PlatformUser>(response.body()).ok();
         let name = page.filter(|_| response.status() == StatusCode::OK).and_then(|page| match page {
@@ -144,7 +141,7 @@ impl Platform {
     }
 
     async fn fetch_key(&self, jar: &mut CookieJar) -> Result<Secret, VerifyError> {
-        let path = &self.0.options.token_path;
+        let path = &self.options.token_path;
         let response = self.send(Method::GET, path, jar, Bytes::new()).await?;
         match response.status() {
             StatusCode::OK => match serde_json::from_slice::<PlatformToken>(response.body()) {
@@ -162,7 +159,7 @@ impl Platform {
     ///
     /// SECURITY: otherwise a token would not prove a login.
     async fn check_anonymous_rejected(&self) -> Result<(), VerifyError> {
-        let mut checked_at = self.0.anonymous_checked_at.lock().await;
+        let mut checked_at = self.anonymous_checked_at.lock().await;
         if checked_at.is_some_and(|at| at.elapsed() < ANONYMOUS_CHECK_INTERVAL) {
             return Ok(());
         }
@@ -172,7 +169,7 @@ impl Platform {
                 Ok(())
             }
             Ok(_) => {
-                let path = &self.0.options.token_path;
+                let path = &self.options.token_path;
                 error!(path, "the platform returns a token without a login, so passwords cannot be verified");
                 Err(VerifyError::Unavailable)
             }
@@ -194,12 +191,12 @@ impl Platform {
         if method == Method::POST {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
             // Flask-WTF requires it over TLS.
-            let referer = format!("{}://{}{path}", self.0.scheme, self.0.origin.authority());
+            let referer = format!("{}://{}{path}", self.scheme, self.origin.authority());
             headers.extend(HeaderValue::from_str(&referer).ok().map(|referer| (REFERER, referer)));
         }
         headers.extend(jar.cookie_header().map(|cookies| (COOKIE, cookies)));
         *request.method_mut() = method;
-        let response = self.0.origin.send(request).await.map_err(|error| unavailable(SERVER, error))?;
+        let response = self.origin.send(request).await.map_err(|error| unavailable(SERVER, error))?;
         jar.store_cookies(response.headers());
         Ok(response)
     }
@@ -227,9 +224,7 @@ impl CookieJar {
     }
 
     fn cookie_header(&self) -> Option<HeaderValue> {
-        let mut value = HeaderValue::from_str(self.to_secret().expose()).ok()?;
-        value.set_sensitive(true);
-        (!self.0.is_empty()).then_some(value)
+        sensitive_header_value(&self.to_secret()).filter(|_| !self.0.is_empty())
     }
 }
 
