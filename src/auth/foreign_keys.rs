@@ -5,25 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use http::StatusCode;
-use http_body_util::{BodyExt, Limited};
 use tokio::sync::{Mutex, Semaphore, oneshot};
-use tokio::time::timeout;
 use tracing::{error, warn};
 
 use crate::auth::ApiKey;
 use crate::auth::failure_limiter::{Attempt, Charge, Reservation, TooManyFailures};
 use crate::auth::key_user::user_of_key;
-use crate::auth::system_query::{CHECK_PATH, SystemRequest};
-use crate::base::clock::{self, Clock, Tick};
+use crate::auth::system_query::{CHECK_PATH, SystemQueryError, request_ontologies};
+use crate::base::clock::{Clock, Tick};
 use crate::base::single_flight::SingleFlight;
 use crate::base::user_name::UserName;
 use crate::config::TokenOptions;
 use crate::store::TokenId;
-use crate::upstream::{ResponseBody, UpstreamClient, UpstreamError};
-
-/// Includes the response body.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(15);
+use crate::upstream::UpstreamClient;
 
 /// Maximum number of cached verdicts of each kind. Fewer rejected ones, because clients can send any number of random
 /// keys.
@@ -61,9 +55,6 @@ const RANDOM_KEY_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// How long after its verdict has expired an accepted key is still known. Its holder has proven it, so it is checked
 /// again whatever other clients at the same address do.
 const KNOWN_KEY_PERIOD: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Maximum size of a response body that is read for its `status`.
-const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
 struct AcceptedKey {
     until: Tick,
@@ -260,36 +251,14 @@ impl ForeignKeys {
 /// Sends a check of the key to the backend.
 async fn check_key(key: ApiKey, upstream: &UpstreamClient) -> KeyVerdict {
     let fingerprint = key.id().fingerprint();
-    let check = async {
-        let response = upstream.send(SystemRequest::check_of(key), None, clock::now()).await?;
-        let verdict = status_verdict(response.status);
-        Ok(if verdict == KeyVerdict::Accepted { body_verdict(response.body).await } else { verdict })
+    let why = match request_ontologies(key, upstream).await {
+        Ok(body) if !is_error_envelope(&body) => return KeyVerdict::Accepted,
+        Ok(_) => format!("the response to {CHECK_PATH} has status 200 but reports an error in its body"),
+        Err(SystemQueryError::Rejected) => return KeyVerdict::Rejected,
+        Err(SystemQueryError::Failed(why)) => why,
     };
-    match timeout(CHECK_TIMEOUT, check).await {
-        Ok(Ok(verdict)) => verdict,
-        Ok(Err::<_, UpstreamError>(error)) => {
-            let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            warn!(key = %fingerprint, cause, "cannot verify a key at the backend: {error}");
-            KeyVerdict::Unknown
-        }
-        Err(_) => {
-            warn!(key = %fingerprint, "the backend did not verify a key in time");
-            KeyVerdict::Unknown
-        }
-    }
-}
-
-/// Checks the body of a response with status 200: the API's JSON envelope has its own `status`.
-async fn body_verdict(body: Box<ResponseBody>) -> KeyVerdict {
-    let Ok(body) = Limited::new(body, MAX_RESPONSE_BYTES).collect().await else {
-        warn!("the backend's response to {CHECK_PATH} is incomplete or too large");
-        return KeyVerdict::Unknown;
-    };
-    if is_error_envelope(&body.to_bytes()) {
-        warn!("the backend's response to {CHECK_PATH} has HTTP status 200 but reports an error in its body");
-        return KeyVerdict::Unknown;
-    }
-    KeyVerdict::Accepted
+    warn!(key = %fingerprint, why, "cannot verify a key at the backend");
+    KeyVerdict::Unknown
 }
 
 /// Whether the body of a response with status 200 reports an error.
@@ -304,39 +273,9 @@ pub fn is_error_envelope(body: &[u8]) -> bool {
     status.eq_ignore_ascii_case("error") || status.to_ascii_lowercase().starts_with("fail")
 }
 
-fn status_verdict(status: StatusCode) -> KeyVerdict {
-    match status {
-        // SECURITY: only 200 proves a key. A platform redirects unknown users to its login page.
-        StatusCode::OK => KeyVerdict::Accepted,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => KeyVerdict::Rejected,
-        other => {
-            warn!(status = other.as_u16(), "the backend's response to {CHECK_PATH} is inconclusive");
-            KeyVerdict::Unknown
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_status_200_accepts_a_key() {
-        for (status, expected) in [
-            (200, KeyVerdict::Accepted),
-            (201, KeyVerdict::Unknown),
-            (302, KeyVerdict::Unknown),
-            (400, KeyVerdict::Unknown),
-            (401, KeyVerdict::Rejected),
-            (403, KeyVerdict::Rejected),
-            (404, KeyVerdict::Unknown),
-            (429, KeyVerdict::Unknown),
-            (500, KeyVerdict::Unknown),
-            (503, KeyVerdict::Unknown),
-        ] {
-            assert_eq!(status_verdict(StatusCode::from_u16(status).expect("valid")), expected, "{status}");
-        }
-    }
 
     #[test]
     fn an_error_envelope_is_recognised() {

@@ -1,6 +1,7 @@
 //! Requests that the gateway itself sends to the backend, with the credential of a client: statements, and checks of
 //! keys. Knows no users.
 
+use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,10 +24,7 @@ pub const CHECK_PATH: &str = "/timbr/api/get_ontologies/";
 const STATEMENT_PATH: &str = "/timbr/openapi/ontology/system_db/query";
 
 /// Includes the response body.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Maximum size of the response.
-const MAX_RESPONSE_BYTES: usize = 64 * 1024;
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What proves the client to the backend.
 #[derive(Clone)]
@@ -37,8 +35,8 @@ pub enum SystemCredential {
     Jwt(Jwt),
 }
 
-/// Why a query failed.
-#[derive(Debug)]
+/// Why the response is not usable.
+#[derive(Debug, PartialEq, Eq)]
 pub enum SystemQueryError {
     /// The backend rejects the credential.
     Rejected,
@@ -52,25 +50,26 @@ pub async fn query(
     credential: SystemCredential,
     upstream: &UpstreamClient,
 ) -> Result<Bytes, SystemQueryError> {
-    let failed = |why: &dyn ToString| SystemQueryError::Failed(why.to_string());
+    /// Of one row.
+    const MAX_RESPONSE_BYTES: usize = 64 * 1024;
     let body = RequestBody::received(Bytes::copy_from_slice(statement.as_bytes()));
     let (method, path, content_type) = (Method::POST, STATEMENT_PATH, "application/text");
     let request = SystemRequest { method, path, content_type, credential, body };
-    let query = async {
-        let response = upstream.send(request, None, clock::now()).await.map_err(|error| failed(&error))?;
-        match response.status {
-            StatusCode::OK => {}
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(SystemQueryError::Rejected),
-            status => return Err(failed(&format!("the response has status {status}"))),
-        }
-        let body = Limited::new(response.body, MAX_RESPONSE_BYTES).collect().await.map_err(|error| failed(&error))?;
-        Ok(body.to_bytes())
-    };
-    timeout(STATEMENT_TIMEOUT, query).await.unwrap_or_else(|_| Err(failed(&"timeout")))
+    request.send(upstream, MAX_RESPONSE_BYTES).await
+}
+
+/// Asks for the ontologies of a key, and returns the body of a response with status 200.
+pub async fn request_ontologies(key: ApiKey, upstream: &UpstreamClient) -> Result<Bytes, SystemQueryError> {
+    /// Of a list of all ontologies.
+    const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
+    let (method, path, content_type) = (Method::GET, CHECK_PATH, "application/json");
+    let credential = SystemCredential::Key(key);
+    let request = SystemRequest { method, path, content_type, credential, body: RequestBody::empty() };
+    request.send(upstream, MAX_RESPONSE_BYTES).await
 }
 
 /// A request of the gateway itself.
-pub struct SystemRequest {
+struct SystemRequest {
     method: Method,
     path: &'static str,
     content_type: &'static str,
@@ -79,11 +78,27 @@ pub struct SystemRequest {
 }
 
 impl SystemRequest {
-    /// `GET /timbr/api/get_ontologies/` with a key, to check whether the backend accepts it.
-    pub fn check_of(key: ApiKey) -> SystemRequest {
-        let (method, path, content_type) = (Method::GET, CHECK_PATH, "application/json");
-        let credential = SystemCredential::Key(key);
-        SystemRequest { method, path, content_type, credential, body: RequestBody::empty() }
+    async fn send(self, upstream: &UpstreamClient, max_bytes: usize) -> Result<Bytes, SystemQueryError> {
+        let failed = |why: &dyn ToString| SystemQueryError::Failed(why.to_string());
+        let exchange = async {
+            let response = upstream.send(self, None, clock::now()).await.map_err(|error| match error.source() {
+                Some(cause) => failed(&format!("{error}: {cause}")),
+                None => failed(&error),
+            })?;
+            check_status(response.status)?;
+            let body = Limited::new(response.body, max_bytes).collect().await.map_err(|error| failed(&error))?;
+            Ok(body.to_bytes())
+        };
+        timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(failed(&"timeout")))
+    }
+}
+
+/// SECURITY: only 200 proves a credential. A platform redirects unknown users to its login page.
+fn check_status(status: StatusCode) -> Result<(), SystemQueryError> {
+    match status {
+        StatusCode::OK => Ok(()),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(SystemQueryError::Rejected),
+        other => Err(SystemQueryError::Failed(format!("the response has status {other}"))),
     }
 }
 
@@ -103,5 +118,22 @@ impl OutgoingRequest for SystemRequest {
             }
         }
         Box::new(OutgoingMessage { method: self.method, head, host_offset: Some(host), body: self.body })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_status_200_accepts_a_key() {
+        for status in [201, 302, 400, 404, 429, 500, 503] {
+            let checked = check_status(StatusCode::from_u16(status).expect("valid"));
+            assert!(matches!(checked, Err(SystemQueryError::Failed(_))), "{status}");
+        }
+        assert_eq!(check_status(StatusCode::OK), Ok(()));
+        for status in [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN] {
+            assert_eq!(check_status(status), Err(SystemQueryError::Rejected));
+        }
     }
 }
