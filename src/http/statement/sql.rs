@@ -103,6 +103,8 @@ enum Previous {
     /// The first word of a statement that shows metadata.
     Show,
     Truncate,
+    /// After it, Hive and Spark accept the command line of a program: `SELECT TRANSFORM (a) USING 'sh x'`.
+    Using,
     /// After it, T-SQL can begin a statement without a semicolon.
     Ends,
 }
@@ -112,11 +114,12 @@ impl Previous {
         match token {
             Token::Symbol(b'(') => Previous::Opening,
             Token::Symbol(b')') => Previous::Closing,
-            // A label of T-SQL ends with a colon, and `?` is a parameter.
-            Token::Symbol(b']' | b'}' | b'*' | b':' | b'?') => Previous::Ends,
+            // A label of T-SQL ends with a colon, `@` alone is a variable there, and `?` is a parameter.
+            Token::Symbol(b']' | b'}' | b'*' | b':' | b'?' | b'@') => Previous::Ends,
             Token::Symbol(_) => Previous::Continues,
             Token::Word(_, Keyword::As | Keyword::For | Keyword::Select | Keyword::By) => Previous::Continues,
             Token::Word(_, Keyword::Truncate) => Previous::Truncate,
+            Token::Word(_, Keyword::Using) => Previous::Using,
             Token::Word(..) | Token::QuotedName(_) | Token::Literal | Token::Semicolon => Previous::Ends,
         }
     }
@@ -133,6 +136,9 @@ impl Classifier {
             }
             Token::Symbol(b')') => self.depth = self.depth.saturating_sub(1),
             Token::Word(_, keyword) => self.take_word(keyword, previous),
+            Token::Literal if previous == Previous::Using => self.is_ambiguous = true,
+            // A string in Spark, but the name of a table after `MERGE INTO t USING` and `DELETE FROM t USING`.
+            Token::QuotedName(_) if previous == Previous::Using => self.is_ambiguous |= self.class != Some(Write),
             _ if !self.started => self.class = Some(Unknown),
             _ => {}
         }
@@ -160,7 +166,7 @@ impl Classifier {
     /// A word after the one that says what the statement does.
     fn take_inner_word(&mut self, keyword: Keyword, previous: Previous) {
         let can_begin_statement = match previous {
-            Previous::Opening | Previous::Closing | Previous::Ends => true,
+            Previous::Opening | Previous::Closing | Previous::Using | Previous::Ends => true,
             Previous::Truncate => keyword == Keyword::Table,
             Previous::Continues | Previous::Show => false,
         };
@@ -212,8 +218,8 @@ macro_rules! keywords {
 
 keywords! {
     Alter Analyse Analyze As Backup Bulk By Cache Copy Create Dbcc Delete Deny Desc Describe Drop Exec Execute Explain For
-    Grant Insert Into Kill Load Merge Nq Q Refresh Replace Reset Restore Revoke Select Set Show Shutdown Table Truncate
-    Uncache Update UpdateText Upsert Use Values With WriteText
+    Grant Insert Into Kill Load Merge Nq Q Reconfigure Refresh Replace Reset Restore Revoke Select Set SetUser Show Shutdown
+    Table Truncate Uncache Update UpdateText Upsert Use Using Values With WriteText
 }
 
 /// The letters of a word as one number, the same for upper and lower case; 0 for words that are longer than any keyword.
@@ -260,7 +266,8 @@ impl Keyword {
         use Keyword as K;
         let changes_structure = matches!(self, K::Drop | K::Alter | K::Create | K::Grant | K::Revoke | K::Deny);
         let executes = matches!(self, K::Exec | K::Execute | K::Dbcc | K::Kill | K::Shutdown);
-        changes_structure || executes || matches!(self, K::Backup | K::Restore)
+        let changes_session = matches!(self, K::Use | K::SetUser | K::Reconfigure);
+        changes_structure || executes || changes_session || matches!(self, K::Backup | K::Restore)
     }
 }
 
@@ -340,19 +347,20 @@ impl<'a> Tokens<'a> {
                     if !matches!(rest.first(), None | Some(b' ' | b'\t' | b'\r' | b'\n')) {
                         return None;
                     }
-                    // A carriage return alone ends a line in some dialects only.
                     let end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
-                    if rest[..end].iter().rev().skip(1).any(|byte| *byte == b'\r') || self.ends_brackets(&rest[..end]) {
+                    let comment = &rest[..end];
+                    // A carriage return alone ends a line in some dialects only, and a backslash continues it in Spark.
+                    let is_ambiguous =
+                        comment.iter().rev().skip(1).any(|byte| *byte == b'\r') || comment.ends_with(b"\\");
+                    if is_ambiguous || self.ends_brackets(comment) {
                         return None;
                     }
                     self.position += 2 + end;
                 }
                 [b'/', b'*', rest @ ..] => {
                     let end = rest.windows(2).position(|pair| pair == b"*/")?;
-                    // Executable in MySQL and MariaDB; nested in some dialects.
-                    let is_executable = rest.starts_with(b"!") || rest.starts_with(b"M!");
-                    let is_nested = rest[..=end].windows(2).any(|pair| pair == b"/*");
-                    if is_executable || is_nested || self.ends_brackets(&rest[..end]) {
+                    let comment = &rest[..end];
+                    if is_ambiguous_comment(comment, &rest[..=end]) || self.ends_brackets(comment) {
                         return None;
                     }
                     self.position += 2 + end + 2;
@@ -391,6 +399,18 @@ impl<'a> Tokens<'a> {
     fn ends_brackets(&self, text: &[u8]) -> bool {
         self.in_brackets && text.contains(&b']')
     }
+}
+
+/// Whether some dialects read a bracketed comment differently. `with_star` is the comment with the star behind it.
+fn is_ambiguous_comment(comment: &[u8], with_star: &[u8]) -> bool {
+    // Executable in MySQL (`/*!`), MariaDB (`/*M!`) and TiDB (`/*T!`).
+    let is_executable = comment.iter().find(|byte| !byte.is_ascii_alphabetic()) == Some(&b'!');
+    let is_nested = with_star.windows(2).any(|pair| pair == b"/*");
+    // Spark and Calcite read tokens in a hint, so the end of a comment may be in a string or a comment there.
+    let is_hint_with_tokens = comment.starts_with(b"+")
+        && (comment.iter().any(|byte| b"'\"`".contains(byte)) || comment.windows(2).any(|pair| pair == b"--"));
+    // Spark 2 does not end a comment with the slash of `/**/`.
+    is_executable || is_nested || is_hint_with_tokens || comment.is_empty()
 }
 
 /// Whether letters after the digits belong to the number in all dialects: `1e-5`, `0x1F`, `1L`, `1.0BD`. `1INTO` is two
@@ -469,6 +489,9 @@ mod tests {
             ("SELECT truncate(a, 1), t.update, insert('a', 1, 1, 'b') FROM t ORDER BY delete FOR UPDATE", Read),
             ("SELECT [a b], x['key'], 1e5, 1.5E-3, 0x1F, 7L, 1.0BD AS set FROM straße", Read),
             ("SELECT a::date, :name FROM t WHERE b = ?", Read),
+            ("SELECT /*+ BROADCAST(a), COALESCE(3) */ convert(x USING utf8) FROM a JOIN b USING (id)", Read),
+            ("SELECT transform(a, x -> x + 1) FROM t -- \\ '", Read),
+            ("MERGE INTO t USING \"S\" ON a = b WHEN MATCHED THEN DELETE", Write),
             ("SELECT 1 x: DELETE FROM t", Write),
             ("SHOW CREATE TABLE t", Show),
             ("EXPLAIN DELETE FROM t", Show),
@@ -534,6 +557,17 @@ mod tests {
             "SELECT 1 x:EXEC p",
             "SELECT ? DROP TABLE t",
             "SELECT @x DROP TABLE t",
+            "SELECT @ DROP TABLE t",
+            "SELECT 1 USE hr SELECT * FROM t",
+            "SELECT 1 SETUSER 'dbo'",
+            "WITH a AS (SELECT 1) -- \\\n SELECT '\n INSERT INTO t SELECT * FROM a -- '",
+            "WITH a AS (SELECT /*+ h('*/ 1) SELECT ') */ 1) INSERT INTO t SELECT * FROM a -- '",
+            "SELECT /*+ h -- */ 1 '\n */ a INTO u FROM t -- '",
+            "WITH a AS (SELECT 1) /**/ SELECT ' */ INSERT INTO t SELECT * FROM a -- '",
+            "SELECT /*T! a INTO u FROM t */ 1",
+            "SELECT TRANSFORM (a) USING 'sh x' AS (b) FROM t",
+            "SELECT * FROM (FROM t MAP a USING \"sh x\" AS b) u",
+            "INSERT INTO u SELECT TRANSFORM (a) USING /* */ 'sh x' FROM t",
         ] {
             assert_eq!(class(text), Unknown, "{text}");
         }
