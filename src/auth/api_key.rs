@@ -103,7 +103,8 @@ impl BasicPassword {
             None => (user, None),
         };
         // SECURITY: `token` announces a key, which no verifier must see.
-        let is_valid = name != BASIC_USER && ontology.is_none_or(is_ontology) && !password.is_empty();
+        let announces_key = user.split('@').next() == Some(BASIC_USER);
+        let is_valid = !announces_key && ontology.is_none_or(is_ontology) && !password.is_empty();
         let password = std::str::from_utf8(password).ok().filter(|_| is_valid)?;
         let login =
             Credentials { user: UserName::parse(name.as_bytes()).ok()?, password: Secret::new(password.to_owned()) };
@@ -141,8 +142,9 @@ fn split_basic(decoded: &[u8]) -> Option<(&str, &[u8])> {
     Some((std::str::from_utf8(&decoded[..separator]).ok()?, &decoded[separator + 1..]))
 }
 
+/// SECURITY: with a second `@`, servers could read different names: rules for `sales*` would match `sales@hr`.
 fn is_ontology(text: &str) -> bool {
-    !text.is_empty() && !text.chars().any(|c| c.is_control() || c == '/')
+    !text.is_empty() && !text.chars().any(|c| c.is_control() || matches!(c, '/' | '@'))
 }
 
 /// The header value `Basic …` for a user name and a key.
@@ -189,7 +191,7 @@ mod tests {
         let value = basic_authorization("token@my sales", b"tk_a");
         let basic = BasicKey::parse(value.as_bytes()).expect("valid");
         assert_eq!((basic.user(), basic.ontology()), ("token@my sales", Some("my sales")));
-        for user in ["token@", "token@a\n", "tokens", "alice@sales", "Token", "", "token@a/b"] {
+        for user in ["token@", "token@a\n", "tokens", "alice@sales", "Token", "", "token@a/b", "token@a@b"] {
             assert!(BasicKey::parse(basic_authorization(user, b"tk_a").as_bytes()).is_none(), "{user}");
         }
         // `alice:tk_a`, `token:` without a key, a key with a comma, invalid base64, a different scheme.

@@ -11,7 +11,7 @@ use crate::base::groups::Groups;
 use crate::base::truncate::truncate;
 use crate::config::{AGENT_LOG_PATHS, THRIFT_PATHS};
 use crate::gateway::exchange::Exchange;
-use crate::gateway::ontology::requested_ontology;
+use crate::gateway::ontology::{ontologies_in_headers, requested_ontology};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
 use crate::http::headers::HeaderName;
@@ -37,6 +37,8 @@ pub struct StatementCheck {
     pub source: StatementSource,
     method: Method,
     ontology: Option<String>,
+    /// Those that headers select.
+    in_headers: Vec<Box<[u8]>>,
 }
 
 /// Rejects what no rule allows. In shadow mode it only writes and counts the decision. `Some` if the decision depends on
@@ -57,7 +59,8 @@ pub fn authorize(
         && let Some(source) = StatementSource::of_request(screened)
     {
         let (method, ontology) = (screened.method().clone(), ontology.map(Cow::into_owned));
-        return Ok(Some(StatementCheck { source, method, ontology }));
+        let in_headers = ontologies_in_headers(screened).map(Box::from).collect();
+        return Ok(Some(StatementCheck { source, method, ontology, in_headers }));
     }
     let route = exchange.record.route.name();
     let action = Action { route, method: screened.method(), ontology: ontology.as_deref(), statement: None, mcp: None };
@@ -74,10 +77,15 @@ pub fn authorize_statement(
     metrics: &Metrics,
 ) -> Result<(), Rejection> {
     let Some(authorization) = auth.authorization() else { return Ok(()) };
-    let ontology = match (check.ontology.as_deref(), statement.ontology.as_deref()) {
-        (Some(one), Some(other)) if one != other => return Err(Rejection::OntologyAmbiguous),
-        (one, other) => one.or(other),
-    };
+    let (in_head, in_body) = (check.ontology.as_deref(), statement.ontology.as_deref());
+    let is_ambiguous = in_body.is_some_and(|name| {
+        in_head.is_some_and(|other| other != name) || check.in_headers.iter().any(|other| **other != *name.as_bytes())
+    });
+    if is_ambiguous {
+        return Err(Rejection::OntologyAmbiguous);
+    }
+    // The database of a session is not named again by its statements.
+    let ontology = in_head.or(in_body.filter(|_| !statement.is_session_call()));
     let (route, class) = (exchange.record.route.name(), Some(statement.class));
     let action = Action { route, method: &check.method, ontology, statement: class, mcp: statement.mcp.as_ref() };
     decide(authorization, action, identity, exchange, metrics)

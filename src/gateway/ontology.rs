@@ -25,14 +25,18 @@ pub fn requested_ontology(screened: &Screened) -> Result<Option<Cow<'_, str>>, R
         (Some(one), _) => Some(Cow::Borrowed(one)),
         (None, in_path) => in_path,
     };
-    if let Some(named) = &named {
-        let is_other = |value: &[u8]| value != named.as_bytes();
-        let mut headers = screened.headers().iter().filter(|header| ONTOLOGY_HEADERS.contains(&header.text()));
-        if headers.any(|header| is_other(header.value)) {
-            return Err(Rejection::OntologyAmbiguous);
+    match &named {
+        Some(named) if ontologies_in_headers(screened).any(|value| value != named.as_bytes()) => {
+            Err(Rejection::OntologyAmbiguous)
         }
+        _ => Ok(named),
     }
-    Ok(named)
+}
+
+/// The values of the headers with which clients select an ontology.
+pub fn ontologies_in_headers(screened: &Screened) -> impl Iterator<Item = &[u8]> {
+    let headers = screened.headers().iter().filter(|header| ONTOLOGY_HEADERS.contains(&header.text()));
+    headers.map(|header| header.value)
 }
 
 /// The ontology that a path of the API names. `route` has already rejected ambiguous paths.

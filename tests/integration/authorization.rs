@@ -185,6 +185,50 @@ fn rules_allow_classes_of_statements() {
         let response = send_body(&gateway, json, "application/json", &token, body);
         assert_eq!(response.status == 200, allowed, "{body}: {}", response.status);
     }
+    for (selected, status) in [("sales", 200), ("hr", 400)] {
+        let headers = [JSON, ("x-api-key", token.as_str()), ("x-ontology", selected)];
+        let body = br#"{"ontology_name":"sales","query":"select 1"}"#;
+        assert_eq!(gateway.client().send(json, &headers, body).status, status, "{selected}");
+    }
+}
+
+/// As Hive's JDBC driver opens a session in a database.
+fn open_session(database: &str) -> Vec<u8> {
+    let text = |text: &str| [&u32::try_from(text.len()).expect("short").to_be_bytes(), text.as_bytes()].concat();
+    [
+        &b"\x80\x01\x00\x01"[..],
+        &text("OpenSession"),
+        b"\0\0\0\0\x0c\0\x01\x0d\0\x04\x0b\x0b\0\0\0\x01",
+        &text("use:database"),
+        &text(database),
+        b"\0\0",
+    ]
+    .concat()
+}
+
+#[test]
+fn a_session_is_opened_in_the_ontology_that_the_rules_see() {
+    let upstream = Upstream::start();
+    let rules = "[{users: alice, ontologies: 'sales*', statements: [read, show]}]";
+    let options = [("AUTHORIZATION_MODE", "enforce"), ("AUTHORIZATION_RULES", rules)];
+    let gateway = Gateway::start_with_file(upstream.address(), "routes: [{name: hive}]\n", &options);
+    let token = gateway.token();
+    for (user, path, database, status, reason) in [
+        ("token@sales", "/timbr-server/", "default", 200, ""),
+        ("token@sales", "/timbr-server/", "sales", 200, ""),
+        ("token", "/timbr-server/ontology/sales", "sales", 200, ""),
+        ("token@sales", "/timbr-server/", "hr", 400, "ontology_ambiguous"),
+        ("token", "/timbr-server/ontology/sales", "hr", 400, "ontology_ambiguous"),
+        ("token@sales@hr", "/timbr-server/", "default", 401, "basic_malformed"),
+        ("token", "/timbr-server/", "sales", 403, "not_authorized"),
+    ] {
+        let authorization = basic(user, &token);
+        let headers = [("Content-Type", "application/x-thrift"), ("Authorization", authorization.as_str())];
+        let response = gateway.client().send(&format!("POST {path}"), &headers, &open_session(database));
+        let reason_sent = if status == 200 { String::new() } else { response.reason() };
+        assert_eq!((response.status, reason_sent.as_str()), (status, reason), "{user} {path} {database}");
+    }
+    assert_eq!(upstream.log().len(), 3);
 }
 
 #[test]

@@ -63,6 +63,8 @@ fn the_backend_receives_the_token_of_the_login() {
     {
         assert_eq!(thrift(&gateway, user, password).status, 401, "{user}");
     }
+    // It announces a key, which no verifier must see.
+    assert_eq!(thrift(&gateway, "token@a@b", "wonder:land").reason(), "basic_malformed");
     assert_eq!(upstream.log().len(), before);
     // On other routes it is not a credential.
     let headers = [("Content-Type", "application/json"), ("Authorization", &*basic("alice", "wonder:land"))];

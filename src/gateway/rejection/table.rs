@@ -626,14 +626,16 @@ rejections! {
         remedy: "On such a route, `Authorization` is not `Basic` with `token` or `token@<ontology>` as the user name and a \
                  key as the password, or it has a user's name and `auth.verifier` is `salt-holder`, which checks no password.",
     }
-    /// The user name, the path and the headers name different ontologies.
+    /// The user name, the path, the headers and the body name different ontologies.
     OntologyAmbiguous {
         status: BAD_REQUEST,
         reason: "ontology_ambiguous",
         phases: [Screen, Authorize],
         fault: Request,
-        message: "The request names two different ontologies. Use the same one in the user name, the path and the headers.",
-        remedy: "The ontology in `token@<ontology>`, in the path and in `x-ontology` must be the same.",
+        message: "The request names two different ontologies. Use the same one in the user name, the path, the headers and the \
+                  body.",
+        remedy: "The ontology in `token@<ontology>`, in the path and in `x-ontology` must be the same. With \
+                 `authorization.rules`, also that in the body, and the database of a Thrift session.",
     }
     /// There is no `Authorization: Bearer`.
     BearerMissing {

@@ -121,7 +121,8 @@ impl<'a> Statement<'a> {
                 read_object::<JsonQuery<'a>>(body).map(|json| Statement::from_sql(json.query, json.ontology_name))
             }
             StatementFormat::Thrift if thrift::is_session_call(body) => {
-                Some(Statement { class: StatementClass::Show, ..Statement::UNKNOWN })
+                let ontology = thrift::session_ontology(body).map(Cow::Borrowed);
+                Some(Statement { class: StatementClass::Show, ontology, ..Statement::UNKNOWN })
             }
             StatementFormat::Thrift => thrift::statement(body).map(|text| Statement::from_sql(text.into(), None)),
             // Without a body it opens a stream or ends a session.

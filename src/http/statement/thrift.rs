@@ -6,6 +6,7 @@ const MAX_DEPTH: usize = 8;
 const STOP: u8 = 0;
 const STRING: u8 = 11;
 const STRUCT: u8 = 12;
+const MAP: u8 = 13;
 
 /// Version 1 of the binary protocol, and the message type CALL.
 const CALL: u32 = 0x8001_0001;
@@ -33,6 +34,42 @@ const SESSION_CALLS: [&str; 15] = [
 pub fn is_session_call(message: &[u8]) -> bool {
     let Some((name, mut arguments)) = call(message) else { return false };
     SESSION_CALLS.contains(&name) && arguments.skip(STRUCT, 0).is_some() && arguments.0.is_empty()
+}
+
+/// The ontology of a session that the message opens: the database in its configuration. Empty if there are two. `None` if
+/// there is none, or only Hive's default, which drivers send if the user has chosen none.
+pub fn session_ontology(message: &[u8]) -> Option<&str> {
+    let (name, mut arguments) = call(message)?;
+    if name != "OpenSession" {
+        return None;
+    }
+    let mut ontology = None;
+    // struct OpenSession_args { 1: TOpenSessionReq req }
+    while let Some((kind, _)) = arguments.field()? {
+        if kind != STRUCT {
+            arguments.skip(kind, 0)?;
+            continue;
+        }
+        // struct TOpenSessionReq { 1: i32 client_protocol, …, 4: map<string, string> configuration }
+        while let Some((kind, _)) = arguments.field()? {
+            if kind != MAP {
+                arguments.skip(kind, 0)?;
+                continue;
+            }
+            if (arguments.byte()?, arguments.byte()?) != (STRING, STRING) {
+                return None;
+            }
+            for _ in 0..arguments.number()? {
+                let (key, value) = (arguments.bytes()?, arguments.bytes()?);
+                let name = std::str::from_utf8(value).unwrap_or_default();
+                // Hive compares only the beginning of the key.
+                if key.starts_with(b"use:") && !name.is_empty() && !name.eq_ignore_ascii_case("default") {
+                    ontology = if ontology.is_none_or(|other| other == name) { Some(name) } else { Some("") };
+                }
+            }
+        }
+    }
+    ontology
 }
 
 /// The text of the statement; `None` if the message is not a complete `ExecuteStatement` call.
@@ -120,8 +157,7 @@ impl<'a> ThriftReader<'a> {
                     self.skip(kind, depth + 1)?;
                 }
             }
-            // Map.
-            13 => {
+            MAP => {
                 let (key, value) = (self.byte()?, self.byte()?);
                 for _ in 0..self.number()? {
                     self.skip(key, depth + 1)?;
@@ -175,6 +211,34 @@ mod tests {
         let message = execute(&["SELECT 1"]);
         assert_eq!(statement(&message), Some("SELECT 1"));
         assert!(!is_session_call(&message));
+    }
+
+    #[test]
+    fn a_session_begins_in_the_database_of_its_configuration() {
+        let open = |configuration: &[(&str, &str)]| {
+            let mut message = CALL.to_be_bytes().to_vec();
+            text(&mut message, "OpenSession");
+            message.extend([0, 0, 0, 0, STRUCT, 0, 1, 8, 0, 1, 0, 0, 0, 7, MAP, 0, 4, STRING, STRING]);
+            message.extend(u32::try_from(configuration.len()).expect("few").to_be_bytes());
+            configuration.iter().for_each(|(key, value)| {
+                text(&mut message, key);
+                text(&mut message, value);
+            });
+            message.extend([STOP, STOP]);
+            message
+        };
+        for (configuration, expected) in [
+            (&[][..], None),
+            (&[("use:database", "default")], None),
+            (&[("set:x", "1"), ("use:database", "hr")], Some("hr")),
+            (&[("use:x", "hr"), ("use:database", "hr")], Some("hr")),
+            (&[("use:x", "hr"), ("use:database", "sales")], Some("")),
+        ] {
+            let message = open(configuration);
+            assert!(is_session_call(&message));
+            assert_eq!(session_ontology(&message), expected, "{configuration:?}");
+        }
+        assert_eq!(session_ontology(&execute(&["SELECT 1"])), None);
     }
 
     #[test]
