@@ -39,12 +39,14 @@ pub fn printable_text(row: &Value, name: &str) -> String {
     printable(row[name].as_str().unwrap_or_default())
 }
 
-/// A text with its control characters escaped.
+/// A text with its control and format characters escaped.
 ///
 /// SECURITY: clients choose paths, statements and names, and directories and issuers choose groups. All may contain
-/// terminal control sequences.
+/// terminal control sequences, and characters that are invisible or reverse what follows.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+    let is_format = |c| matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    let escaped = |c: char| if c.is_control() || is_format(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 /// A time of a row, in seconds since the Unix epoch; empty if it has none.
@@ -73,7 +75,7 @@ mod tests {
 
     #[test]
     fn no_control_character_reaches_the_terminal() {
-        let row = serde_json::json!({ "path": "/a\u{9b}31m\u{1b}[2Jé" });
-        assert_eq!(printable_text(&row, "path"), "/a\\u{9b}31m\\u{1b}[2Jé");
+        let row = serde_json::json!({ "path": "/a\u{9b}31m\u{1b}[2Jé\u{202e}b\u{feff}" });
+        assert_eq!(printable_text(&row, "path"), "/a\\u{9b}31m\\u{1b}[2Jé\\u{202e}b\\u{feff}");
     }
 }
