@@ -184,6 +184,8 @@ impl ForeignKeys {
         match verdict {
             KeyVerdict::Accepted if self.accepted.len() < MAX_ACCEPTED || self.accepted.contains_key(&id) => {
                 self.rejected.remove(&id);
+                // SECURITY: a user who is denied by name stays denied if the backend does not name the user again.
+                let user = user.or_else(|| self.accepted.get(&id)?.user.clone());
                 self.accepted.insert(id, AcceptedKey { until: now.after(self.accept_ttl), user });
             }
             KeyVerdict::Rejected => {

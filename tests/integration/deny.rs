@@ -1,6 +1,8 @@
 //! What a revocation reports, and users and credentials that an operator denies for a while.
 
 use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::json;
@@ -120,6 +122,30 @@ fn a_denied_credential_is_rejected_even_if_the_backend_has_accepted_it() {
     let body = json!({"token": key.1, "deny_seconds": 0}).to_string();
     assert_eq!(gateway.try_revoke(&body).json(), json!({"status": "success", "revoked": 0, "denied_until": 0}));
     assert_eq!(get(&gateway, key).status, 200);
+}
+
+#[test]
+fn a_denied_user_is_rejected_while_the_backend_does_not_name_the_user_of_a_key() {
+    let outage = Arc::new(AtomicBool::new(false));
+    let is_out = Arc::clone(&outage);
+    let upstream = Upstream::with_behaviour(move |request, stream| {
+        let (status, body) = match request.header("x-api-key") {
+            "key-of-dora" if !request.line.contains("system_db") => (200, "{}"),
+            "key-of-dora" if is_out.load(Ordering::Relaxed) => (500, "{}"),
+            "key-of-dora" => (200, r#"[{"name":"dora"}]"#),
+            _ => (401, "{}"),
+        };
+        crate::support::upstream::respond(stream, status, body)
+    });
+    let options = [("TOKENS_FOREIGN_USER_QUERY", "SELECT current_user()"), ("TOKENS_FOREIGN_ACCEPT_TTL", "60s")];
+    let gateway = Gateway::start_at(&format!("http://{}", upstream.address()), &options, NOW);
+    let key = ("x-api-key", "key-of-dora");
+    assert_eq!(get(&gateway, key).status, 200);
+    revoke(&gateway, &["--user", "dora", "--deny-for", "1h"]);
+    assert_eq!(get(&gateway, key).status, 403);
+    outage.store(true, Ordering::Relaxed);
+    gateway.clock.advance(std::time::Duration::from_secs(61));
+    assert_eq!(get(&gateway, key).status, 403);
 }
 
 #[test]
