@@ -18,10 +18,11 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use crate::admin::routes::{AdminError, Call, CallResult};
+use crate::auth::jwt::credential_id;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::observability::log::label;
-use crate::store::{DeniedSubject, Fingerprint, MAX_DENIAL, Revocation, Timestamp, TokenFilter, TokenId, TokenSummary};
+use crate::store::{DeniedSubject, Fingerprint, MAX_DENIAL, Revocation, Timestamp, TokenFilter, TokenSummary};
 
 const DEFAULT_LIST_LIMIT: usize = 1000;
 
@@ -145,7 +146,7 @@ fn parse_revocation(body: &[u8]) -> Result<RevocationPlan, String> {
             .map(|fingerprint| (Revocation::Token(fingerprint), Some(DeniedSubject::Credential(fingerprint))))
             .ok_or_else(|| "a fingerprint has 8 hex digits, as in the log and in the list".to_owned())?,
         (None, None, Some(token), None) => {
-            let fingerprint = TokenId::from_token(token.expose().as_bytes()).fingerprint();
+            let fingerprint = credential_id(token.expose().as_bytes()).fingerprint();
             (Revocation::Token(fingerprint), Some(DeniedSubject::Credential(fingerprint)))
         }
         (None, None, None, Some(true)) => (Revocation::All, None),
@@ -193,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_revocation_request_names_exactly_one_target() {
-        let fingerprint = TokenId::from_token(b"tk_x").fingerprint();
+        let fingerprint = credential_id(b"tk_x").fingerprint();
         let alice = UserName::parse(b"alice").expect("valid");
         for (body, revocation) in [
             (r#"{"user":"alice"}"#.to_owned(), Revocation::User(alice)),

@@ -140,7 +140,7 @@ impl Auth {
             drop(reserved.map_err(|error| KeyError::TooManyFailures(error.into()))?);
         }
         match self.jwt_verifier.verify(jwt, id, timing).await {
-            Ok(caller) => {
+            Ok((caller, id)) => {
                 let exchanged = match &self.key_exchange {
                     None => None,
                     Some(exchange) => {
@@ -152,7 +152,7 @@ impl Auth {
             }
             // SECURITY: the operator states that the backend verifies them with every request.
             Err(JwtError::UnknownIssuer) if self.jwt_verifier.forwards_unknown_issuers() => {
-                Ok(Identity::from_foreign_jwt(id))
+                Ok(Identity::from_foreign_jwt(jwt::credential_id(jwt.expose())))
             }
             Err(error @ (JwtError::Invalid(_) | JwtError::UnknownIssuer)) => {
                 self.failure_limiter.begin_attempt(client).record_failure().map_err(KeyError::TooManyFailures)?;

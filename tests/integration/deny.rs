@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use crate::support::client::{JSON, Response};
@@ -122,6 +124,53 @@ fn a_denied_credential_is_rejected_even_if_the_backend_has_accepted_it() {
     let body = json!({"token": key.1, "deny_seconds": 0}).to_string();
     assert_eq!(gateway.try_revoke(&body).json(), json!({"status": "success", "revoked": 0, "denied_until": 0}));
     assert_eq!(get(&gateway, key).status, 200);
+}
+
+/// The same token with the other signature that ECDSA verifies with the same key: (r, n - s), with the order n of P-256.
+fn with_other_signature(jwt: &str) -> String {
+    const ORDER: [u8; 32] = [
+        0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad,
+        0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+    ];
+    let (signed, signature) = jwt.rsplit_once('.').expect("three parts");
+    let mut signature = URL_SAFE_NO_PAD.decode(signature).expect("base64");
+    let mut borrow = 0;
+    for (digit, of_order) in signature[32..].iter_mut().zip(ORDER).rev() {
+        let difference = i16::from(of_order) - i16::from(*digit) - borrow;
+        borrow = i16::from(difference < 0);
+        *digit = difference.rem_euclid(256) as u8;
+    }
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[test]
+fn a_denied_jwt_is_rejected_in_every_text() {
+    let signing = SigningKey::new("one");
+    let idp = Idp::start(&[&signing]);
+    let issuers = idp.option("");
+    let upstream = Upstream::start();
+    let options = [("AUTH_JWT_ISSUERS", issuers.as_str()), ("AUTH_JWT_UNKNOWN_ISSUERS", "forward")];
+    let gateway = Gateway::start_at(&format!("http://{}", upstream.address()), &options, NOW);
+    let known = signing.sign(&claims(NOW, &json!({})));
+    let foreign = signing.sign(&claims(NOW, &json!({"iss": "https://only-the-backend-knows"})));
+    for jwt in [known, foreign] {
+        let texts = [jwt.clone(), with_other_signature(&jwt)];
+        let statuses = || texts.each_ref().map(|text| get(&gateway, ("x-jwt-token", text)).status);
+        assert_eq!(statuses(), [200, 200]);
+        for what in
+            [json!({"token": texts[1]}), json!({"fingerprint": hex(jwt.rsplit_once('.').expect("parts").0)[..8]})]
+        {
+            let deny = |seconds: u32| {
+                let mut body = what.clone();
+                body["deny_seconds"] = seconds.into();
+                assert_eq!(gateway.try_revoke(&body.to_string()).status, 200);
+            };
+            deny(60);
+            assert_eq!(statuses(), [403, 403], "{what}");
+            deny(0);
+            assert_eq!(statuses(), [200, 200]);
+        }
+    }
 }
 
 #[test]

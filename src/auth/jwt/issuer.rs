@@ -8,10 +8,11 @@ use crate::auth::jwt::claims::{ClaimRules, Claims, VerifiedClaims};
 use crate::auth::jwt::encryption::DecryptionKey;
 use crate::auth::jwt::issuer_keys::{IssuerKeys, NewerKeys};
 use crate::auth::jwt::key_set::KeySet;
-use crate::auth::jwt::{Jwt, JwtError};
+use crate::auth::jwt::{Jwt, JwtError, credential_id};
 use crate::base::clock::Clock;
 use crate::config::JwtOptions;
 use crate::config::jwt::IssuerOptions;
+use crate::store::TokenId;
 
 /// An identity provider whose tokens are accepted.
 pub struct Issuer {
@@ -29,6 +30,8 @@ pub struct Issuer {
 pub struct VerifiedJwt {
     /// What the token proves.
     pub claims: VerifiedClaims,
+    /// The [`credential_id`] of the signed token, also of one that was encrypted.
+    pub id: TokenId,
     /// The generation of the key set that verified it.
     pub generation: u64,
 }
@@ -75,7 +78,8 @@ impl Issuer {
         if !self.types.as_ref().is_none_or(has_type) {
             return Err(JwtError::Unacceptable("its type (`typ`) is not accepted"));
         }
-        Ok(VerifiedJwt { claims: self.rules.validate(&claims, now)?, generation: set.generation })
+        let claims = self.rules.validate(&claims, now)?;
+        Ok(VerifiedJwt { claims, id: credential_id(token), generation: set.generation })
     }
 
     /// The current keys or, if none of them matches the token's header, newer ones.

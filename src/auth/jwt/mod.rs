@@ -49,6 +49,17 @@ fn part_count(token: &[u8]) -> usize {
     token.split(|byte| *byte == b'.').count()
 }
 
+/// Identifies a credential in logs, limits and denials: the hash of a key, of an encrypted token, or of what a signature
+/// covers.
+///
+/// SECURITY: not of the signature, which can be written in several ways: ECDSA verifies (r, n - s) where it verifies
+/// (r, s). A client could send a denied token again in a different text.
+pub fn credential_id(credential: &[u8]) -> TokenId {
+    let signature = credential.iter().rposition(|byte| *byte == b'.');
+    let is_signed = part_count(credential) == SIGNED_PARTS && decode_header(credential).is_ok();
+    TokenId::from_token(&credential[..signature.filter(|_| is_signed).unwrap_or(credential.len())])
+}
+
 /// A token as sent by a client, three or five base64 parts separated by dots, with the headers that describe it.
 #[derive(Clone)]
 pub struct Jwt {
@@ -68,6 +79,9 @@ pub struct JwtCaller {
     /// The index of the issuer.
     pub issuer: usize,
 }
+
+/// The caller of a verified token, and the token's [`credential_id`].
+pub type JwtIdentity = (JwtCaller, TokenId);
 
 /// Why a token is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -123,7 +137,7 @@ impl Jwt {
         self.headers().find(|(other, _)| *other == name).map(|(_, value)| value)
     }
 
-    /// The hash of the token: the key of the cache.
+    /// The hash of the token with its signature: the key of the cache.
     pub fn id(&self) -> TokenId {
         TokenId::from_token(&self.token)
     }
@@ -138,7 +152,7 @@ impl Jwt {
     }
 }
 
-fn outcome(verified: &Result<JwtCaller, JwtError>) -> AuthOutcome {
+fn outcome(verified: &Result<JwtIdentity, JwtError>) -> AuthOutcome {
     match verified {
         Ok(_) => AuthOutcome::Ok,
         Err(JwtError::KeysUnavailable | JwtError::UnknownKey(_)) => AuthOutcome::Unavailable,
@@ -178,22 +192,22 @@ impl JwtVerifier {
         Ok(JwtVerifier { issuers, forwards_unknown_issuers, cache: DashMap::new(), clock: clock.clone() })
     }
 
-    /// Verifies a token and returns its caller. `id` is [`Jwt::id`].
-    pub async fn verify(&self, jwt: &Jwt, id: TokenId, timing: &AuthTiming) -> Result<JwtCaller, JwtError> {
+    /// Verifies a token and returns its caller and its [`credential_id`]. `id` is [`Jwt::id`].
+    pub async fn verify(&self, jwt: &Jwt, id: TokenId, timing: &AuthTiming) -> Result<JwtIdentity, JwtError> {
         let now = self.clock.unix_seconds();
         if let Some(verified) = self.cache.get(&id) {
             let caller = &verified.claims.caller;
             let issuer = &self.issuers[caller.issuer];
             if now < caller.expires_at && issuer.keys.generation() == Some(verified.generation) {
                 issuer.check_headers(jwt, &verified)?;
-                return Ok(caller.clone());
+                return Ok((caller.clone(), verified.id));
             }
         }
         // Boxed, because a token is verified once and then cached.
         Box::pin(timing.measure(Phase::Jwt, self.verify_uncached(jwt, id, now), outcome)).await
     }
 
-    async fn verify_uncached(&self, jwt: &Jwt, id: TokenId, now: u64) -> Result<JwtCaller, JwtError> {
+    async fn verify_uncached(&self, jwt: &Jwt, id: TokenId, now: u64) -> Result<JwtIdentity, JwtError> {
         let decrypted = if jwt.is_encrypted() { Some(self.decrypt(jwt)?) } else { None };
         let token = decrypted.as_ref().map_or(jwt.expose(), |(_, token)| token);
         let header = decode_header(token)
@@ -209,11 +223,11 @@ impl JwtVerifier {
         }
         let verified = issuer.verify(token, &header, now).await?;
         issuer.check_headers(jwt, &verified)?;
-        let caller = verified.claims.caller.clone();
+        let identity = (verified.claims.caller.clone(), verified.id);
         if self.cache.len() < MAX_CACHED {
             self.cache.insert(id, verified);
         }
-        Ok(caller)
+        Ok(identity)
     }
 
     /// The signed token inside an encrypted one, and the issuer whose key has decrypted it.
