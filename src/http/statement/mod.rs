@@ -2,6 +2,7 @@
 //!
 //! SECURITY: whatever is incomplete or ambiguous has the class `unknown`, and no rule that names a class allows it.
 
+mod keyword;
 mod sql;
 mod thrift;
 mod token_request;
