@@ -283,11 +283,17 @@ impl<'a> UpstreamExchange<'a> {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
         }
-        self.reader.poll(self.connection, self.method, cx).map_err(|error| match (error, self.upload_error.take()) {
-            (UpstreamError::Closed(eof), Some(cause)) if eof.kind() == io::ErrorKind::UnexpectedEof => {
-                UpstreamError::Closed(cause)
+        self.reader.poll(self.connection, self.method, cx).map_err(|error| {
+            // After an informational response, the connection was not closed because it was idle.
+            if self.reader.informational.since.is_some() {
+                self.upload.retry_head = None;
             }
-            (error, _) => error,
+            match (error, self.upload_error.take()) {
+                (UpstreamError::Closed(eof), Some(cause)) if eof.kind() == io::ErrorKind::UnexpectedEof => {
+                    UpstreamError::Closed(cause)
+                }
+                (error, _) => error,
+            }
         })
     }
 }

@@ -105,6 +105,28 @@ fn a_get_on_a_closed_connection_is_retried() {
     assert_eq!(connections, [0, 0, 1]);
 }
 
+/// The backend works on it, so the connection was not closed because it was idle.
+#[test]
+fn a_get_is_not_retried_after_an_informational_response() {
+    let upstream = Upstream::with_behaviour(|request, stream| {
+        if request.header("x-request-id").starts_with("first") {
+            return respond(stream, 200, "{}");
+        }
+        write(stream, b"HTTP/1.1 102 Processing\r\n\r\n");
+        AfterRequest::Close
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    let token = gateway.token();
+    let get = |id: &str| {
+        let headers = [JSON, ("x-api-key", &token), ("x-request-id", id)];
+        gateway.client().send("GET /timbr/api/x", &headers, b"")
+    };
+    assert_eq!(get("first").status, 200);
+    assert_eq!(get("second").reason(), "upstream_closed");
+    let connections: Vec<_> = upstream.log().iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections, [0, 0]);
+}
+
 #[test]
 fn an_idle_connection_closed_by_the_backend_is_not_used() {
     let upstream = Upstream::with_behaviour(|_, stream| {
