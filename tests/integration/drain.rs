@@ -290,6 +290,7 @@ fn aborted_requests_have_their_own_reason() {
     cut.write_request("POST /timbr/api/cut", &headers, b"{}");
     assert_eq!(cut.read_head().expect("a head").status, 200);
     let h2 = H2Client::connect(program.https, &program.authority_pem);
+    let _held = h2.begin_uploads("POST /timbr/api/upload", &headers, 1, 10, Duration::from_millis(100));
     thread::scope(|scope| {
         let sent = scope.spawn(|| h2.try_send("POST /timbr/api/second", &headers, b"{}").is_err());
         wait_until("all requests have arrived", || upstream.log().len() == 4);
@@ -297,7 +298,7 @@ fn aborted_requests_have_their_own_reason() {
         assert!(sent.join().expect("no panic"));
     });
     assert!(program.wait().success());
-    for path in ["/timbr/api/waiting", "/timbr/api/cut", "/timbr/api/second"] {
+    for path in ["/timbr/api/waiting", "/timbr/api/cut", "/timbr/api/second", "/timbr/api/upload"] {
         wait_until("its line is written", || reasons(path) == ["drain_timeout"]);
     }
 }

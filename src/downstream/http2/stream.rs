@@ -71,8 +71,12 @@ pub async fn serve(
         Some(fault) => Some(gateway.reject(peer, &Rejection::RequestMalformed(fault))),
         None => {
             let client_body = body.clone().map_or(ClientBody::Empty, |body| ClientBody::Streaming(body));
-            let mut handling = pin!(gateway.handle(peer, Head::from(parts), client_body));
+            let mut handling = pin!(gateway.handle(Rc::clone(&peer), Head::from(parts), client_body));
             poll_fn(|cx| {
+                // The gateway has aborted the connection, so the client is not to blame for an incomplete body.
+                if peer.abort_reason.get().is_some() {
+                    return Poll::Ready(None);
+                }
                 if let Poll::Ready(response) = handling.as_mut().poll(cx) {
                     return Poll::Ready(Some(response));
                 }
