@@ -19,11 +19,13 @@ const WITH_URL: [HeaderName; 3] = [HeaderName::Location, HeaderName::ContentLoca
 pub fn rewrite_urls(headers: &mut Headers, names_backend: impl NamesBackend) {
     for name in WITH_URL {
         let rewritten = |value: &[u8]| {
-            let value = std::str::from_utf8(value).ok()?;
-            let start = if name == HeaderName::Refresh { start_of_refresh_url(value)? } else { 0 };
+            // Not every backend writes UTF-8: each byte becomes a character, and in the end a byte again.
+            let value: String = value.iter().copied().map(char::from).collect();
+            let start = if name == HeaderName::Refresh { start_of_refresh_url(&value) } else { 0 };
             let (before, url) = value.split_at(start);
             let (url, after) = url.find(['"', '\'']).map_or((url, ""), |end| url.split_at(end));
-            Some(format!("{before}{}{after}", local_reference(url, &names_backend)?))
+            let text = format!("{before}{}{after}", local_reference(url, &names_backend)?);
+            Some(text.chars().map(|byte| u8::try_from(byte).expect("made from a byte")).collect::<Vec<u8>>())
         };
         let values: Vec<_> = headers.all(name).map(|value| (value.to_vec(), rewritten(value))).collect();
         if values.iter().all(|(_, rewritten)| rewritten.is_none()) {
@@ -31,16 +33,18 @@ pub fn rewrite_urls(headers: &mut Headers, names_backend: impl NamesBackend) {
         }
         headers.remove(name);
         for (value, rewritten) in values {
-            headers.push(name, rewritten.as_ref().map_or(&value, |text| text.as_bytes()));
+            headers.push(name, rewritten.as_ref().unwrap_or(&value));
         }
     }
 }
 
-/// Where the URL begins in `5; url=http://…` or `0;URL='http://…'`.
-fn start_of_refresh_url(value: &str) -> Option<usize> {
-    let key = value.to_ascii_lowercase().find("url")? + "url".len();
-    let rest = value[key..].trim_start().strip_prefix('=')?.trim_start();
-    Some(value.len() - rest.strip_prefix(['"', '\'']).unwrap_or(rest).len())
+/// Where the URL begins in `5; url=http://…`, `0;URL='http://…'` or `0; http://…`, as browsers read it.
+fn start_of_refresh_url(value: &str) -> usize {
+    let rest = value.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').trim_start();
+    let rest = rest.strip_prefix([';', ',']).unwrap_or(rest).trim_start();
+    let named = rest.split_at_checked("url".len()).filter(|(key, _)| key.eq_ignore_ascii_case("url"));
+    let rest = named.and_then(|(_, rest)| rest.trim_start().strip_prefix('=')).map_or(rest, str::trim_start);
+    value.len() - rest.strip_prefix(['"', '\'']).unwrap_or(rest).len()
 }
 
 /// The path, query and fragment of a URL that names the backend; `None` for any other URL or path.
@@ -74,16 +78,20 @@ mod tests {
 
     use super::*;
 
-    fn rewritten(name: &'static str, value: &'static str) -> String {
+    fn rewritten(name: &'static str, value: &str) -> String {
+        String::from_utf8(rewritten_bytes(name, value.as_bytes())).expect("text")
+    }
+
+    fn rewritten_bytes(name: &'static str, value: &[u8]) -> Vec<u8> {
         let mut map = HeaderMap::new();
-        map.append(name, HeaderValue::from_static(value));
+        map.append(name, HeaderValue::from_bytes(value).expect("valid"));
         let mut headers = Headers::from(&map);
         rewrite_urls(&mut headers, |host: &str, port| {
             host.eq_ignore_ascii_case("backend") && matches!(port, None | Some(80 | 8000)) || host == "[::1]"
         });
         let values: Vec<_> = headers.all(HeaderName::parse(name.as_bytes())).collect();
         assert_eq!(values.len(), 1);
-        String::from_utf8(values[0].to_vec()).expect("text")
+        values[0].to_vec()
     }
 
     #[test]
@@ -120,6 +128,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn bytes_that_are_not_utf8_hide_no_url() {
+        for (before, after) in [(&b"http://backend:8000/caf\xe9"[..], &b"/caf\xe9"[..]), (b"/caf\xe9", b"/caf\xe9")] {
+            assert_eq!(rewritten_bytes("location", before), after);
+        }
+        assert_eq!(rewritten("location", "http://backend:8000/café"), "/café");
+    }
+
     /// A path that a client would read as a URL of a different host.
     #[test]
     fn a_path_never_names_a_host() {
@@ -139,6 +155,8 @@ mod tests {
             ("5; url=http://backend:8000/x", "5; url=/x"),
             ("0;URL = 'http://backend:8000/x?y'", "0;URL = '/x?y'"),
             ("0; url=\"http://backend/\"", "0; url=\"/\""),
+            ("0;http://backend:8000/x", "0;/x"),
+            ("0.5 , 'http://backend/?url=y'", "0.5 , '/?url=y'"),
             ("5; url=http://elsewhere.example/", "5; url=http://elsewhere.example/"),
             ("5; url=/x", "5; url=/x"),
             ("5", "5"),

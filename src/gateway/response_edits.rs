@@ -36,7 +36,8 @@ impl ResponseEdits {
     }
 
     fn is_forwarded_host(&self, host: &str, port: Option<u16>) -> bool {
-        let forwarded = self.forwarded_host.as_ref();
-        forwarded.is_some_and(|named| named.host().eq_ignore_ascii_case(host) && named.port_u16() == port)
+        let without_default = |port: Option<u16>| port.filter(|port| !matches!(port, 80 | 443));
+        let is_same_port = |named: &Authority| without_default(named.port_u16()) == without_default(port);
+        self.forwarded_host.as_ref().is_some_and(|named| named.host().eq_ignore_ascii_case(host) && is_same_port(named))
     }
 }

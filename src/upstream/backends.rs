@@ -68,13 +68,14 @@ impl Backends {
         }
     }
 
-    /// Returns whether a URL with this host and port names one of the backends.
+    /// Returns whether a URL with this host and port names one of the backends, with or without the final dot of a
+    /// complete DNS name.
     pub fn has_name(&self, host: &str, port: Option<u16>) -> bool {
-        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let host = without_final_dot(host.trim_start_matches('[').trim_end_matches(']'));
         self.origins.iter().any(|origin| {
             // The backend may write the scheme that the client used, with its own port.
             let is_port = port.map_or_else(|| origin.has_default_port(), |port| port == origin.port);
-            origin.host.eq_ignore_ascii_case(host) && is_port
+            without_final_dot(&origin.host).eq_ignore_ascii_case(host) && is_port
         })
     }
 
@@ -315,6 +316,10 @@ impl EndpointChooser for Backends {
     }
 }
 
+fn without_final_dot(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
+}
+
 /// The endpoint of a backend whose host is an IP address or a Unix socket.
 fn fixed_endpoint(origin: &Arc<UpstreamOrigin>, workers: usize) -> Option<Arc<Endpoint>> {
     Some(Endpoint::new(Arc::clone(origin), origin.fixed_address()?, workers, None))
@@ -356,6 +361,17 @@ mod tests {
 
     fn plain(count: usize) -> Vec<Option<OutboundTls>> {
         vec![None; count]
+    }
+
+    #[test]
+    fn a_final_dot_and_a_default_port_do_not_hide_a_name() {
+        let backends = Backends::new(options(&[("URLS", "http://backend.test:8000,http://other.test.")]), plain(2), 1);
+        for (host, port) in [("Backend.test.", Some(8000)), ("other.test", None), ("other.test.", Some(80))] {
+            assert!(backends.has_name(host, port), "{host}");
+        }
+        for (host, port) in [("backend.test", None), ("test.", Some(8000)), ("other.test..", None)] {
+            assert!(!backends.has_name(host, port), "{host}");
+        }
     }
 
     /// Backends with two addresses of the name, one of them ejected, and an ejected endpoint without a name.

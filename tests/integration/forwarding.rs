@@ -295,5 +295,7 @@ fn the_backend_receives_the_host_of_the_client_if_configured() {
         assert_eq!((arrived.header("host"), arrived.header("x-forwarded-host")), (&*expected, "gateway.test"));
         let internal = format!("GET /timbr/api/x?http://{}/y", upstream.address());
         assert_eq!(gateway.client().send(&internal, &headers, b"").header("location"), "/y", "{option}");
+        let with_port = gateway.client().send("GET /timbr/api/x?http://gateway.test:80/y", &headers, b"");
+        assert_eq!(with_port.header("location") == "/y", option == "client", "a default port equals none");
     }
 }
