@@ -12,6 +12,8 @@ pub struct PemText {
     pub pem: Zeroizing<Vec<u8>>,
     /// One of the sections is an encrypted private key.
     pub is_encrypted: bool,
+    /// What the first section is, such as `EC PRIVATE KEY`.
+    pub first_label: Option<String>,
 }
 
 impl PemText {
@@ -31,7 +33,15 @@ fn normalize(bytes: &[u8]) -> Result<PemText, String> {
         return Err("it is UTF-16; save it as plain text".to_owned());
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let mut text = PemText { pem: Zeroizing::new(Vec::with_capacity(bytes.len() + 64)), is_encrypted: false };
+    // "-----BEGIN" in base64.
+    if bytes.trim_ascii_start().starts_with(b"LS0tLS1CRUdJTi") {
+        return Err("it was encoded in base64 once more; decode it: base64 -d FILE > NEW".to_owned());
+    }
+    if contains(bytes, b"-----\\n") {
+        return Err("its line breaks are written as `\\n`; replace them by line breaks".to_owned());
+    }
+    let pem = Zeroizing::new(Vec::with_capacity(bytes.len() + 64));
+    let mut text = PemText { pem, is_encrypted: false, first_label: None };
     let mut open: Option<&[u8]> = None;
     for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         let failed = |what: &str| Err(format!("line {}: {what}", index + 1));
@@ -48,6 +58,7 @@ fn normalize(bytes: &[u8]) -> Result<PemText, String> {
                 }
                 (Some(Boundary::Begin(label)), None) => {
                     text.is_encrypted |= label == b"ENCRYPTED PRIVATE KEY";
+                    text.first_label.get_or_insert_with(|| String::from_utf8_lossy(label).escape_debug().to_string());
                     open = Some(label);
                 }
                 (Some(Boundary::End(label)), Some(begun)) if label == begun => open = None,
@@ -166,7 +177,13 @@ mod tests {
             let error = sections(&text).expect_err(&text);
             assert!(error.contains(expected), "{error}: {text}");
         }
-        assert!(normalize(b"\xff\xfe-\0-\0").is_err_and(|error| error.contains("UTF-16")));
+        for (bytes, expected) in [
+            (&b"\xff\xfe-\0-\0"[..], "UTF-16"),
+            (b"LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCg==", "base64 once more"),
+            (b"-----BEGIN CERTIFICATE-----\\nAAAA\\n-----END CERTIFICATE-----\\n", "line breaks"),
+        ] {
+            assert!(normalize(bytes).is_err_and(|error| error.contains(expected)), "{expected}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
+use rustls::sign::CertifiedKey;
 
 use crate::config::options::UPSTREAM;
 use crate::config::{CertificateFiles, Problem};
@@ -121,12 +122,28 @@ fn pair_error(files: &CertificateFiles, chain: &[CertificateDer<'_>], error: &ru
     // The library does not say why it rejects a key.
     let reason = if chain.first().is_some_and(certificates::has_short_rsa_key) {
         "RSA keys below 2048 bits are not supported; create a larger key".to_owned()
-    } else if let rustls::Error::InconsistentKeys(_) = error {
-        "the private key belongs to a different certificate".to_owned()
     } else {
-        error.to_string()
+        match error {
+            rustls::Error::InconsistentKeys(_) if is_key_of_later_certificate(files) => {
+                "the private key belongs to a certificate that is not the first one of the chain; put it first"
+                    .to_owned()
+            }
+            rustls::Error::InconsistentKeys(_) => "the private key belongs to a different certificate".to_owned(),
+            rustls::Error::General(_) => {
+                "keys of this kind are not supported; use RSA, ECDSA with P-256, P-384 or P-521, or Ed25519".to_owned()
+            }
+            other => other.to_string(),
+        }
     };
     TlsError::Pair { files: Box::new(files.clone()), reason }
+}
+
+/// Whether the chain is in the wrong sequence.
+fn is_key_of_later_certificate(files: &CertificateFiles) -> bool {
+    // The first attempt has consumed the key.
+    let Ok((chain, key)) = pem_files::load_pair(files) else { return false };
+    let later = chain.into_iter().skip(1);
+    later.into_iter().any(|one| CertifiedKey::from_der(vec![one], key.clone_key(), &provider()).is_ok())
 }
 
 /// The crypto provider, with the 128-bit suites first: they are considered equally secure, and hashing and encryption

@@ -56,13 +56,16 @@ fn load_key(path: &Path, option: &'static str) -> Result<PrivateKeyDer<'static>,
 
 /// A file without a section of this kind.
 fn nothing_found(kind: &str, text: &PemText) -> String {
-    let remedy = match (text.pem.is_empty(), kind) {
-        (false, CERTIFICATE) => "does it belong to a different option, such as that of the private key?",
-        (false, _) => "does it belong to a different option, such as that of the certificate?",
-        (true, CERTIFICATE) => "if it is DER, convert it: openssl x509 -inform der -in FILE -out NEW",
-        (true, _) => "if it is DER, convert it: openssl pkey -inform der -in FILE -out NEW",
-    };
-    format!("it contains no PEM {kind}; {remedy}")
+    let (program, other) = if kind == CERTIFICATE { ("x509", PRIVATE_KEY) } else { ("pkey", CERTIFICATE) };
+    match &text.first_label {
+        Some(label) => format!(
+            "it contains no PEM {kind}, but {label}; does it belong to a different option, such as that of the {other}?"
+        ),
+        None => format!(
+            "it contains no PEM {kind}; if it is DER, convert it: openssl {program} -inform der -in FILE -out NEW; if it \
+             is PKCS #12: openssl pkcs12 -nodes -in FILE -out NEW"
+        ),
+    }
 }
 
 fn file_error(kind: &'static str, option: &'static str, path: &Path, reason: String) -> TlsError {

@@ -14,6 +14,8 @@ use zeroize::Zeroizing;
 use crate::config::options::TLS;
 use crate::tls::TlsError;
 
+const CREATE_KEY: &str = "create one with `openssl rand -base64 32`";
+
 const KEY_LENGTH: usize = 32;
 const NAME_LENGTH: usize = 16;
 
@@ -53,11 +55,11 @@ impl TicketKeys {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         let keys = lines.map(|(index, line)| {
             // SECURITY: the message does not contain the line.
-            TicketKey::parse(line.trim()).ok_or(format!("line {} is not base64 of 32 bytes", index + 1))
+            TicketKey::parse(line.trim()).ok_or(format!("line {} is not base64 of 32 bytes; {CREATE_KEY}", index + 1))
         });
         let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
         if keys.is_empty() {
-            return Err("the file is empty".to_owned());
+            return Err(format!("the file is empty; {CREATE_KEY}"));
         }
         Ok(TicketKeys { keys, context: sha256(context) })
     }
