@@ -93,8 +93,19 @@ pub(super) fn load(config: &Config, clock: &Clock) -> Result<Components, StartEr
         (Some(auth), Some(upstreams), Some((tls, certificate_pem))) if problems.is_empty() => {
             Ok(Components { auth: Arc::new(auth), tls, certificate_pem, upstreams })
         }
-        _ => Err(StartError::Files(problems)),
+        _ => Err(StartError::Files(without_duplicates(problems))),
     }
+}
+
+/// Two components may read one file, such as the verifier `delegate` and the upstream.
+fn without_duplicates(problems: Vec<Problem>) -> Vec<Problem> {
+    let mut unique = Vec::with_capacity(problems.len());
+    for problem in problems {
+        if !unique.contains(&problem) {
+            unique.push(problem);
+        }
+    }
+    unique
 }
 
 /// The components of a changed configuration, before any of them is active.
@@ -122,7 +133,7 @@ impl NewComponents {
         let tls = prepare_tls(config, tls).map_err(|error| problems.push(error.into())).ok();
         match (auth, upstreams, tls) {
             (Some(auth), Some(upstreams), Some(tls)) => Ok(NewComponents { auth, upstreams, tls }),
-            _ => Err(problems),
+            _ => Err(without_duplicates(problems)),
         }
     }
 
