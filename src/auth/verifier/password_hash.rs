@@ -51,9 +51,10 @@ impl PasswordHash {
     }
 
     fn parse_bcrypt(text: &str) -> Result<PasswordHash, String> {
-        let parts: bcrypt::HashParts = text.parse().map_err(
-            |_| "is neither a bcrypt nor an Argon2id hash; make one with `htpasswd -B` or `timbr-gateway users add`",
-        )?;
+        let parts: bcrypt::HashParts = text.parse().map_err(|_| {
+            "is neither a bcrypt nor an Argon2id hash; make one with `htpasswd -B` or `timbr-gateway users add`, and \
+                 write no spaces or quotes around it"
+        })?;
         let cost = parts.get_cost();
         if cost > MAX_BCRYPT_COST {
             return Err(format!("has a cost above {MAX_BCRYPT_COST}: each login would take seconds"));
