@@ -132,12 +132,11 @@ impl Reader<'_> {
         let mut salts = Vec::new();
         for (index, salt) in salts::split(text.expose()).enumerate() {
             if Fernet::new(salt.expose()).is_none() {
-                let message = format!(
-                    "value {} is not a Fernet key, which is 32 bytes in URL-safe base64 (44 characters that end \
-                     in `=`; this one has {}). {CREATE_SALT}",
-                    index + 1,
-                    salt.expose().chars().count()
-                );
+                let (number, length) = (index + 1, salt.expose().chars().count());
+                let form = "32 bytes in URL-safe base64 (44 characters that end in `=`";
+                let remedy = salts::remedy(salt.expose()).unwrap_or(CREATE_SALT);
+                let message =
+                    format!("value {number} is not a Fernet key, which is {form}; this one has {length}). {remedy}");
                 self.problem(key, message);
             } else if salts.contains(&salt) {
                 self.problem(key, format!("value {} is a duplicate", index + 1));
