@@ -2,6 +2,7 @@
 //! are reported.
 
 use std::iter;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use fernet::Fernet;
@@ -104,6 +105,13 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Whether two listeners would share an address and a port. `[::]` is all addresses, of IPv4 too.
+fn is_one_address((one, other): (SocketAddr, SocketAddr)) -> bool {
+    let contains = |all: SocketAddr, one: SocketAddr| all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    let shares_address = one.ip() == other.ip() || contains(one, other) || contains(other, one);
+    shares_address && one.port() == other.port() && one.port() != 0
+}
+
 impl Reader<'_> {
     /// Reports the options that are set and have no effect, each once.
     fn reject_ineffective(&mut self) {
@@ -163,11 +171,13 @@ impl Reader<'_> {
             ListenOptions { https: https?, http: http?, http_socket, admin: admin?, proxy_protocol: proxy_protocol? };
         let all = [(LISTEN.https.key, listen.https), (LISTEN.http.key, listen.http), (LISTEN.admin.key, listen.admin)];
         for (index, (key, address)) in all.iter().enumerate() {
-            let same = |(_, other): &&(&str, _)| other == address;
-            if let (Some(address), Some((other, _))) = (address, all[..index].iter().find(same))
-                && address.port() != 0
-            {
-                self.problem(*key, format!("is the same address as {other}"));
+            let same = |(_, other): &&(&str, Option<SocketAddr>)| address.zip(*other).is_some_and(is_one_address);
+            match all[..index].iter().find(same) {
+                Some((other, taken)) if taken == address => {
+                    self.problem(*key, format!("is the same address as {other}"));
+                }
+                Some((other, _)) => self.problem(*key, format!("has the port of {other}; choose a different one")),
+                None => {}
             }
         }
         if listen.https.is_none() {
