@@ -54,11 +54,16 @@ pub fn kind(node: &Value) -> &'static str {
 }
 
 /// Parts of a parser error, and what to do about it.
-const SYNTAX_REMEDIES: [(&str, &str); 4] = [
+const SYNTAX_REMEDIES: [(&str, &str); 9] = [
     ("tabs disallowed", "indent with spaces"),
     ("duplicate mapping key", "keep one of them"),
-    ("multiple YAML documents", "remove the line `---` and one of the documents"),
+    ("multiple YAML documents", "remove the line `---` or `...` and one of the documents"),
     ("did not find expected key", "check the indentation of this line and of the one before it"),
+    ("alias", "put a value that begins with `*` or `&` in quotes"),
+    ("unexpected character: `@'", "put a value that begins with `@` in quotes"),
+    ("did not find expected ',' or '}'", "put a value that begins with `{` in quotes"),
+    ("expected string scalar", "put a value that begins with `{` in quotes"),
+    ("mapping values are not allowed", "put a value with `: ` in quotes, or check the indentation"),
 ];
 
 /// The first line of a parser error with advice for operators in place of that for programmers. The other lines quote

@@ -313,7 +313,14 @@ fn scalar(shape: Shape, node: Value) -> Result<Option<String>, String> {
             Err("needs a unit, such as \"30s\", \"10m\" or \"1500ms\"".to_owned())
         }
         // YAML parses 0123 as 123 and 1e3 as 1000: text that looks like a number would change silently.
-        (Value::Bool(_) | Value::Number(_), _) => Err("must be text; put it in quotes".to_owned()),
+        (Value::Number(_), Shape::Choice(_))
+        | (Value::Number(_) | Value::Bool(_), Shape::Text | Shape::Secret | Shape::Path | Shape::Names) => {
+            Err("must be text; put it in quotes".to_owned())
+        }
+        (node, Shape::List) => Err(format!("must be a list, not {}", file::kind(&node))),
+        // Quotes would not help: the parser of the option rejects it, and says what it must be.
+        (Value::Bool(value), _) => Ok(Some(value.to_string())),
+        (Value::Number(number), _) => Ok(Some(file::number(&number))),
         (node, _) => Err(format!("must be a single value, not {}", file::kind(&node))),
     }
 }
@@ -490,3 +497,9 @@ mod tests {
         assert_eq!(text(&settings, "listen.http"), "off");
     }
 }
+        let file = "log: {access: 1}\nlisten: {http: 8080}\nworkers: true\ntls: {certificates: {cert_file: x}}\n";
+        let (settings, problems) = merged(&[], &[], file);
+        assert_eq!(problems, [Problem::new("tls.certificates", "must be a list, not a group of keys")]);
+        for (key, read) in [("log.access", "1"), ("listen.http", "8080"), ("workers", "true")] {
+            assert_eq!(text(&settings, key), read, "the parser of the option says what is wrong");
+        }

@@ -125,6 +125,8 @@ mod tests {
         let config = load("", &[("TRUSTED_PROXIES", "10.0.0.0/8, fd00::/8")]).expect("valid");
         assert_eq!(config.trusted_proxies.len(), 2);
         assert!(load("", &[]).expect("valid").trusted_proxies.is_empty());
+        let error = load("", &[("TRUSTED_PROXIES", "10.1.2.3/8")]).expect_err("host bits");
+        assert!(error.contains("did you mean 10.0.0.0/8 or 10.1.2.3?"), "{error}");
         for wrong in ["10.1.2.3/8", "all", "10.0.0.0/33", "localhost"] {
             let error = load("", &[("TRUSTED_PROXIES", wrong)]).expect_err(wrong);
             assert!(error.contains("trusted_proxies: must be networks"), "{error}");

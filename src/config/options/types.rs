@@ -1,6 +1,7 @@
 //! Types of option values: how the text of an option is parsed, and what its error says. Knows no option.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::IntErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -174,9 +175,14 @@ fn network(text: &str) -> Result<IpNet, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.to_canonical().into());
     }
-    let network = text.parse::<IpNet>().ok().filter(|network| network.addr() == network.network());
-    network
-        .ok_or_else(|| format!("must be networks or addresses, such as 10.0.0.0/8 or fd00::1, or unix:, not {text:?}"))
+    match text.parse::<IpNet>() {
+        Ok(network) if network.addr() == network.network() => Ok(network),
+        Ok(network) => {
+            let (whole, address) = (network.trunc(), network.addr());
+            Err(format!("must be networks or addresses, not {text:?}; did you mean {whole} or {address}?"))
+        }
+        Err(_) => Err(format!("must be networks or addresses, such as 10.0.0.0/8 or fd00::1, or unix:, not {text:?}")),
+    }
 }
 
 /// Names of headers in lower case, with `*` for any characters.
@@ -268,8 +274,10 @@ impl<T: TryFrom<u64> + PartialOrd> OptionType for Count<T> {
     const SHAPE: Shape = Shape::Count;
 
     fn parse(text: &str) -> Result<T, String> {
+        let too_large = || format!("is too large: {text}");
         match text.parse::<u64>() {
-            Ok(count) if count > 0 => T::try_from(count).map_err(|_| format!("is too large: {text}")),
+            Ok(count) if count > 0 => T::try_from(count).map_err(|_| too_large()),
+            Err(error) if *error.kind() == IntErrorKind::PosOverflow => Err(too_large()),
             _ => Err(format!("must be a whole number above zero, not {text:?}")),
         }
     }
@@ -288,7 +296,10 @@ impl<T: TryFrom<u32>> OptionType for Limit<T> {
 
     fn parse(text: &str) -> Result<T, String> {
         let limit = text.parse().ok().and_then(|limit: u32| T::try_from(limit).ok());
-        limit.ok_or_else(|| format!("must be a whole number, or 0 for no limit, not {text:?}"))
+        limit.ok_or_else(|| match text.parse::<u32>() {
+            Err(error) if *error.kind() == IntErrorKind::PosOverflow => format!("must be at most {}", u32::MAX),
+            _ => format!("must be a whole number, or 0 for no limit, not {text:?}"),
+        })
     }
 }
 

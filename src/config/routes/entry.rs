@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
+use http::Method;
 use serde_json::Value;
 
 use crate::config::file;
 use crate::config::list_entry::{ListEntry, flag};
 use crate::config::options::OptionType;
 use crate::config::routes::builtin::{built_in, profile};
-use crate::config::routes::{AcceptedCredentials, CREDENTIALS, ContentTypeRule, RouteProfile, cors, is_name, method};
+use crate::config::routes::{
+    AcceptedCredentials, CREDENTIALS, ContentTypeRule, METHODS, RouteProfile, cors, is_name, method,
+};
 use crate::config::{AffinityKey, HostHeader, size};
 use crate::http::media_type::MediaType;
 
 const PREFIX_FORM: &str =
     "must begin with `/` and contain no character that needs escaping, such as \"/timbr/api/\" or \"/hive2\"";
+
+const MEDIA_TYPE_FORM: &str = "must be media types without parameters, such as application/json";
 
 /// Adds the route to the profiles, replaces it there, or removes it. Returns its name; `None` and problems if the entry
 /// is not valid.
@@ -39,11 +44,11 @@ pub fn apply(
         _ => {}
     }
     replace(&mut route.prefixes, entry.parse("prefix", one_prefix));
-    replace(&mut route.prefixes, list(&mut entry, "prefixes", prefix));
+    replace(&mut route.prefixes, list(&mut entry, "prefixes", PREFIX_FORM, prefix));
     replace(&mut route.content_types, content_types(&mut entry));
     let words = [("always", ContentTypeRule::Always), ("with_content", ContentTypeRule::WithContent)];
     replace(&mut route.content_type, entry.parse("content_type", |node| word(node, &words)));
-    replace(&mut route.methods, list(&mut entry, "methods", method));
+    replace(&mut route.methods, list(&mut entry, "methods", &one_of(METHODS.each_ref().map(Method::as_str)), method));
     replace(&mut route.max_body, entry.parse("max_body", bytes));
     route.buffer = entry.parse("buffer", bytes).or(route.buffer);
     route.response_keepalive = entry.parse("response_keepalive", keepalive).or(route.response_keepalive);
@@ -100,7 +105,7 @@ fn one_prefix(node: &Value) -> Result<Vec<String>, String> {
 fn content_types(entry: &mut ListEntry<'_>) -> Option<Option<Vec<MediaType>>> {
     match entry.remove("content_types")? {
         Value::String(word) if word == "any" => Some(None),
-        node => list_of(entry, "content_types", node, MediaType::parse_bare).map(Some),
+        node => list_of(entry, "content_types", MEDIA_TYPE_FORM, node, MediaType::parse_bare).map(Some),
     }
 }
 
@@ -116,7 +121,7 @@ fn keepalive(node: &Value) -> Result<Duration, String> {
 
 fn upstream(node: &Value, known: &[&str]) -> Result<usize, String> {
     let index = known.iter().position(|name| *name == text(node));
-    index.ok_or_else(|| format!("must be the name of an upstream: {}", known.join(", ")))
+    index.ok_or_else(|| format!("must be the name of an upstream: {}; add others to upstreams", known.join(", ")))
 }
 
 fn affinity(node: &Value) -> Result<Option<AffinityKey>, String> {
@@ -128,7 +133,7 @@ fn affinity(node: &Value) -> Result<Option<AffinityKey>, String> {
 
 fn credentials(entry: &mut ListEntry<'_>) -> Option<AcceptedCredentials> {
     let known = |text: &str| CREDENTIALS.contains(&text).then(|| text.to_owned());
-    let words = list(entry, "credentials", known)?;
+    let words = list(entry, "credentials", &one_of(CREDENTIALS), known)?;
     let accepts = AcceptedCredentials::from_words(&words);
     // SECURITY: a request without a credential would otherwise be accepted beside those with one.
     if accepts.none && words.len() > 1 {
@@ -155,12 +160,28 @@ fn duration(node: &Value) -> Result<Duration, String> {
     }
 }
 
-fn list<T>(entry: &mut ListEntry<'_>, key: &'static str, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
-    let node = entry.remove(key)?;
-    list_of(entry, key, node, parse)
+fn one_of<const N: usize>(words: [&str; N]) -> String {
+    format!("must be {}", words.join(", "))
 }
 
-fn list_of<T>(entry: &mut ListEntry<'_>, key: &str, node: Value, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+/// `form` is the begin of an error: "must be …".
+fn list<T>(
+    entry: &mut ListEntry<'_>,
+    key: &'static str,
+    form: &str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Option<Vec<T>> {
+    let node = entry.remove(key)?;
+    list_of(entry, key, form, node, parse)
+}
+
+fn list_of<T>(
+    entry: &mut ListEntry<'_>,
+    key: &str,
+    form: &str,
+    node: Value,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Option<Vec<T>> {
     let Value::Array(items) = node else {
         entry.problem(key, format!("must be a list, not {}", file::kind(&node)));
         return None;
@@ -173,7 +194,7 @@ fn list_of<T>(entry: &mut ListEntry<'_>, key: &str, node: Value, parse: impl Fn(
         match item {
             Value::String(text) => match parse(&text) {
                 Some(value) => list.push(value),
-                None => entry.problem(key, format!("{text:?} is not valid here")),
+                None => entry.problem(key, format!("{form}, not {text:?}")),
             },
             other => entry.problem(key, format!("must contain text, not {}", file::kind(&other))),
         }
