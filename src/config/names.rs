@@ -1,24 +1,29 @@
 //! Suggests a known name for one that is unknown.
 
-use crate::config::options;
+use crate::config::options::{self, PREFIX};
 
 /// "unknown key; did you mean …?"
 pub fn unknown_name(what: &str, name: &str, known: &[String]) -> String {
+    if name.contains(|c: char| c.is_whitespace() && !c.is_ascii()) {
+        return format!("unknown {what}; it contains a space of a web page (such as U+00A0): use ordinary spaces");
+    }
     match nearest(name, known) {
         Some(candidate) => format!("unknown {what}; did you mean {candidate}?"),
         None => format!("unknown {what}; see `timbr-gateway serve --help`"),
     }
 }
 
-/// A known name that differs in at most three letters, or one that ends with this one (`url` at the top of the file).
+/// A known name that differs in at most three letters and half of the last word, or one that ends with this one (`url`
+/// at the top of the file).
 fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a String> {
-    let typed = |candidate: &&String| strsim::osa_distance(name, candidate);
-    let closest = known.iter().min_by_key(typed).filter(|candidate| typed(candidate) <= 3);
     let last = name.rsplit('.').next().unwrap_or(name);
+    let typed = |candidate: &&String| strsim::osa_distance(name, candidate);
+    let closest = known.iter().min_by_key(typed).filter(|candidate| typed(candidate) <= 3.min(last.len() / 2));
     let mut ends = known.iter().filter(|candidate| candidate.rsplit('.').next() == Some(last));
     // If several keys have the same end, the suggestion would be a guess.
     let end = ends.next().filter(|_| ends.next().is_none());
-    let spelt = known.iter().find(|candidate| normalized(candidate) == normalized(name));
+    let find = |spelling: &str| known.iter().find(|candidate| normalized(candidate) == normalized(spelling));
+    let spelt = find(name).or_else(|| find(name.strip_prefix(PREFIX)?));
     spelt.or(end).or(closest)
 }
 

@@ -250,13 +250,21 @@ impl FileReader<'_> {
             match scalar(shape, node) {
                 Ok(Some(text)) => {
                     let origin = ValueOrigin::File(self.path.to_owned());
-                    self.values.insert(key.to_owned(), Setting { text: Secret::new(text), origin });
+                    let setting = Setting { text: Secret::new(text), origin };
+                    // The parser rejects equal keys, but `a.b` at the top is also `b` below `a`.
+                    if self.values.insert(key.to_owned(), setting).is_some() {
+                        self.problem(
+                            key,
+                            "is set twice, at the top of the file and in its section; keep one".to_owned(),
+                        );
+                    }
                 }
                 Ok(None) => {}
                 Err(message) => self.problem(key, message),
             }
             return;
         }
+        let last = key.rsplit('.').next().unwrap_or(key);
         match node {
             Value::Object(entries) if is_group(key) => {
                 for (name, node) in entries {
@@ -267,7 +275,10 @@ impl FileReader<'_> {
             _ if is_group(key) => {
                 self.problem(key, format!("must be a group of keys, indented below it, not {}", file::kind(&node)));
             }
-            Value::Object(_) if !key.contains('.') => self.problem(key, unknown_name("section", key, &all_groups())),
+            Value::Object(_) if last == key => self.problem(key, unknown_name("section", key, &all_groups())),
+            Value::Object(_) if is_group(last) => {
+                self.problem(key, format!("unknown key; {last} is a section of its own: remove its indentation"));
+            }
             _ => self.problem(key, unknown_name("key", key, &all_keys())),
         }
     }
@@ -288,9 +299,11 @@ fn shape_of(key: &str) -> Option<Shape> {
     })
 }
 
-/// Whether one of its folders, other than the root, exists.
+/// Whether it exists, or one of its folders other than the root.
 fn is_certainly_path(path: &Path) -> bool {
-    path.starts_with(".") || path.ancestors().skip(1).any(|folder| folder.file_name().is_some() && folder.is_dir())
+    path.starts_with(".")
+        || path.symlink_metadata().is_ok()
+        || path.ancestors().skip(1).any(|folder| folder.file_name().is_some() && folder.is_dir())
 }
 
 fn is_group(key: &str) -> bool {
@@ -344,7 +357,9 @@ fn gateway_variables(environment: &[(OsString, OsString)], problems: &mut Vec<Pr
     for (name, value) in environment {
         let Some(name) = name.to_str() else { continue };
         let Some(key) = keys.get(name) else {
-            if name.starts_with(PREFIX) && !is_service_link(name, value) {
+            // Names are case-sensitive; an orchestrator sets `timbr-gateway-tokens-ttl`, too.
+            let is_misspelt = keys.contains_key(&name.to_ascii_uppercase().replace('-', "_"));
+            if is_misspelt || name.starts_with(PREFIX) && !is_service_link(name, value) {
                 let known: Vec<_> = keys.keys().cloned().collect();
                 problems.push(Problem::new(name, unknown_name("variable", name, &known)));
             }
@@ -418,6 +433,15 @@ mod tests {
 
     #[test]
     fn unknown_names_are_rejected_with_a_suggestion() {
+        for (name, meant) in [
+            ("timbr_gateway_tokens_foreign", "TIMBR_GATEWAY_TOKENS_FOREIGN"),
+            ("timbr-gateway-tokens-foreign", "TIMBR_GATEWAY_TOKENS_FOREIGN"),
+            ("TIMBR_GATEWAY_API_AUTH_SALT", "API_AUTH_SALT"),
+            ("api_auth_salt", "API_AUTH_SALT"),
+        ] {
+            let (_, problems) = merged(&[], &[(name, "reject")], "");
+            assert_eq!(problems, [Problem::new(name, format!("unknown variable; did you mean {meant}?"))]);
+        }
         let env = [("TIMBR_GATEWAY_TOKEN_FOREIGN", "reject"), ("TIMBR_GATEWAY_NONSENSE_WHATEVER", "1")];
         let (_, problems) = merged(&[], &env, "tokens: {foreing: reject}\nnothing: 1\n");
         let all = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
@@ -433,11 +457,22 @@ mod tests {
             ("upstream_url: x", "upstream.url"),
             ("upstreamUrl: x", "upstream.url"),
             ("listen: {htpp: x}", "listen.http"),
+            ("TIMBR_GATEWAY_TOKENS_TTL: 1h", "tokens.ttl"),
         ] {
             let (_, problems) = merged(&[], &[], file);
             let problem = problems[0].to_string();
             assert!(problem.ends_with(&format!("unknown key; did you mean {meant}?")), "{file}: {problem}");
         }
+    }
+
+    #[test]
+    fn no_unrelated_name_is_suggested() {
+        for file in ["x: {a: 1}", "data: {a: 1}", "upstream: {tml: 1}"] {
+            let (_, problems) = merged(&[], &[], file);
+            assert!(problems[0].message.ends_with("; see `timbr-gateway serve --help`"), "{file}: {problems:?}");
+        }
+        let (_, problems) = merged(&[], &[], "tokens:\n\u{a0}ttl: 1h\n");
+        assert!(problems[0].message.contains("a space of a web page"), "{problems:?}");
     }
 
     #[test]
@@ -488,6 +523,12 @@ mod tests {
         let all = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         assert!(all.contains("upstream.api_key: must be text; put it in quotes"), "{all}");
         assert!(all.contains("timeouts.idle: needs a unit"), "{all}");
+        let file = "log: {access: 1}\nlisten: {http: 8080}\nworkers: true\ntls: {certificates: {cert_file: x}}\n";
+        let (settings, problems) = merged(&[], &[], file);
+        assert_eq!(problems, [Problem::new("tls.certificates", "must be a list, not a group of keys")]);
+        for (key, read) in [("log.access", "1"), ("listen.http", "8080"), ("workers", "true")] {
+            assert_eq!(text(&settings, key), read, "the parser of the option says what is wrong");
+        }
     }
 
     #[test]
@@ -497,9 +538,3 @@ mod tests {
         assert_eq!(text(&settings, "listen.http"), "off");
     }
 }
-        let file = "log: {access: 1}\nlisten: {http: 8080}\nworkers: true\ntls: {certificates: {cert_file: x}}\n";
-        let (settings, problems) = merged(&[], &[], file);
-        assert_eq!(problems, [Problem::new("tls.certificates", "must be a list, not a group of keys")]);
-        for (key, read) in [("log.access", "1"), ("listen.http", "8080"), ("workers", "true")] {
-            assert_eq!(text(&settings, key), read, "the parser of the option says what is wrong");
-        }
