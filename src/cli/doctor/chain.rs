@@ -67,11 +67,7 @@ impl ClientChain {
             StoreKind::Redis(options) => match store::check_redis(options).await {
                 Ok(()) => report.ok("store", "Redis responds"),
                 Err(failure) => {
-                    let fix = match failure.is_rejected {
-                        true => "store.username, store.password (and the ACL of that user)",
-                        false => "store.urls (address, port, rediss:// for TLS), store.ca_file, or start Redis",
-                    };
-                    report.failed("store", format!("Redis cannot be used: {}", failure.message), fix);
+                    report.failed("store", format!("Redis cannot be used: {}", failure.message), failure.fix);
                     report.skipped("get_token", "requires the store");
                     return Ok(());
                 }

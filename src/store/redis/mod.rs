@@ -68,25 +68,41 @@ pub struct RedisStore {
 pub struct RedisFailure {
     /// The message of the server or of the client library, without secrets.
     pub message: String,
-    /// The user or the password is missing, wrong or not permitted.
-    pub is_rejected: bool,
+    /// The options to change.
+    pub fix: &'static str,
 }
 
-/// Connects to the first node that responds, as the gateway does.
+/// Connects to the first node that responds, as the gateway does, and writes a key that soon expires: a user may lack
+/// the permission for it, and a server may be full or a replica.
 pub async fn check(options: &RedisOptions) -> Result<(), RedisFailure> {
     let mut result = Ok(());
     for attempt in 0..options.nodes.len() {
         let response: redis::RedisResult<()> = async {
             let mut connection = connection::connect(options, attempt).await?;
-            redis::cmd("PING").query_async(&mut connection).await
+            let key = format!("{}doctor", options.prefix);
+            Script::new(CLAIM).key(key).arg("").arg("").arg(1000).invoke_async(&mut connection).await
         }
         .await;
         let Err(error) = response else { return Ok(()) };
-        let is_rejected = error.kind() == redis::ErrorKind::AuthenticationFailed
-            || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
-        result = Err(RedisFailure { message: error.to_string(), is_rejected });
+        result = Err(RedisFailure { fix: fix_for(&error), message: error.to_string() });
     }
     result
+}
+
+fn fix_for(error: &RedisError) -> &'static str {
+    let message = error.to_string();
+    match (error.kind(), error.code()) {
+        (redis::ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => {
+            "store.username, store.password (and the ACL of that user)"
+        }
+        (_, Some("NOPERM")) => {
+            "the ACL of store.username, which needs the keys of store.prefix; docs/tokens.md has one"
+        }
+        (_, Some("READONLY")) => "store.urls (the primary server)",
+        _ if message.contains("DB index") => "store.database",
+        _ if message.contains("cluster support disabled") || message.contains("sentinel node") => "store.mode",
+        _ => "store.urls (address, port, rediss:// for TLS), store.ca_file, or start Redis",
+    }
 }
 
 /// Why a command has no result.
