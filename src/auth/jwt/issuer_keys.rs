@@ -171,7 +171,7 @@ impl IssuerKeys {
 
     /// Fetches the keys periodically and on request. Never returns.
     pub async fn refresh_forever(&self) -> Never {
-        let IssuerKeysLocation::Remote { origin, target, discovery } = &self.location else {
+        let IssuerKeysLocation::Remote { origin, target, .. } = &self.location else {
             return std::future::pending().await;
         };
         loop {
@@ -180,12 +180,8 @@ impl IssuerKeys {
                 state.begun_at = Some(self.clock.now());
                 false
             });
-            let fetched = match (fetch(origin, target).await, discovery) {
-                (Ok(document), Some(discovery)) => discovery.fetch_keys(&document).await,
-                (fetched, _) => fetched,
-            };
             // `update` logged a failure and set the state.
-            let _ = self.update(fetched, &format!("{}{target}", origin.authority()));
+            let _ = self.update(self.fetch().await, &format!("{}{target}", origin.authority()));
             let is_failing = self.state.borrow().is_failing;
             let interval = if is_failing { RETRY_INTERVAL.min(self.refresh_interval) } else { self.refresh_interval };
             tokio::select! {
@@ -193,6 +189,26 @@ impl IssuerKeys {
                 () = self.wait_for_refresh_request() => {}
             }
         }
+    }
+
+    /// Fetches the key set. Does nothing with keys that have no URL.
+    async fn fetch(&self) -> Result<Vec<u8>, String> {
+        let IssuerKeysLocation::Remote { origin, target, discovery } = &self.location else { return Ok(Vec::new()) };
+        let document = fetch(origin, target).await?;
+        match discovery {
+            Some(discovery) => discovery.fetch_keys(&document).await,
+            None => Ok(document),
+        }
+    }
+
+    /// Fetches the keys of an issuer with a URL once, and checks that they can be used. `None` for other issuers.
+    pub async fn check(issuer: &IssuerOptions, options: &JwtOptions) -> Option<Result<(), String>> {
+        matches!(issuer.keys, JwksSource::Url { .. }).then_some(())?;
+        let check = async {
+            let fetched = IssuerKeys::new(issuer, options, &Clock::system())?.fetch().await?;
+            KeySet::parse(&fetched, 1).map(drop)
+        };
+        Some(check.await)
     }
 
     /// Waits until newer keys are requested and the last attempt is not too recent.
@@ -248,8 +264,14 @@ impl IssuerKeys {
                 Ok(())
             }
             Err(why) => {
-                if !before.is_failing {
-                    warn!(from, error = why, "cannot load token issuer keys; the previous keys stay active");
+                match (before.is_failing, &before.set) {
+                    (true, _) => {}
+                    (false, Some(_)) => {
+                        warn!(from, error = why, "cannot load token issuer keys; the previous keys stay active");
+                    }
+                    (false, None) => {
+                        warn!(from, error = why, "cannot load token issuer keys; until then its tokens are rejected");
+                    }
                 }
                 self.state.send_replace(IssuerKeysState { attempted_at: Some(now), is_failing: true, ..before });
                 Err(why)

@@ -32,6 +32,7 @@ use crate::observability::phase::Phase;
 use crate::store::TokenId;
 
 use issuer::{Issuer, VerifiedJwt};
+use issuer_keys::IssuerKeys;
 
 /// Maximum number of cached tokens. Beyond it, tokens are verified with each request.
 const MAX_CACHED: usize = 100_000;
@@ -44,6 +45,15 @@ const TOKEN_HEADERS: [HeaderName; 4] =
 /// The parts of a signed token (RFC 7515) and of an encrypted one (RFC 7516), separated by dots.
 const SIGNED_PARTS: usize = 3;
 const ENCRYPTED_PARTS: usize = 5;
+
+/// Fetches the keys of the issuers that have a URL, and says for each issuer whether they can be used.
+pub async fn check_issuer_keys(options: &JwtOptions) -> Vec<(&str, Result<(), String>)> {
+    let mut results = Vec::new();
+    for issuer in &options.issuers {
+        results.extend(IssuerKeys::check(issuer, options).await.map(|result| (issuer.issuer.as_str(), result)));
+    }
+    results
+}
 
 fn part_count(token: &[u8]) -> usize {
     token.split(|byte| *byte == b'.').count()

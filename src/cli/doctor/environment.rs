@@ -11,6 +11,7 @@ use tokio::net::lookup_host;
 use crate::app::{self, StartError};
 use crate::auth::bearer::{BearerOpener, make_bearer};
 use crate::auth::foreign_keys::{UNVERIFIABLE_KEYS_REMEDY, is_error_envelope};
+use crate::auth::jwt;
 use crate::base::clock::Clock;
 use crate::base::secret::Secret;
 use crate::cli::doctor::report::DoctorReport;
@@ -30,7 +31,21 @@ pub async fn check(config: &Config, report: &mut DoctorReport) -> bool {
     check_salt(config, report);
     check_certificates(config, report);
     let reachable = check_dns(config, report).await && check_upstreams(config, report).await;
+    check_issuers(config, report).await;
     files && reachable
+}
+
+/// Fetches the keys of token issuers.
+async fn check_issuers(config: &Config, report: &mut DoctorReport) {
+    for (issuer, result) in jwt::check_issuer_keys(&config.auth.jwt).await {
+        match result {
+            Ok(()) => report.ok("issuer keys", format!("{issuer}: the keys can be fetched")),
+            Err(why) => {
+                let fix = "auth.jwt_issuers: jwks_url, discovery_url, ca_file; the gateway uses no HTTP proxy";
+                report.failed("issuer keys", format!("{issuer}: {why}"), fix);
+            }
+        }
+    }
 }
 
 fn check_files(config: &Config, report: &mut DoctorReport) -> bool {
