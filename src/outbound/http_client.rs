@@ -122,7 +122,10 @@ impl HttpClient {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Bytes>, FetchError> {
-        let incomplete = |error: &dyn std::error::Error| FetchError::Incomplete(self.authority(), error.to_string());
+        let incomplete = |error: &dyn std::error::Error| {
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            FetchError::Incomplete(self.authority(), format!("{error}{cause}"))
+        };
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| incomplete(&error))?;
         let mut connection = pin!(connection);

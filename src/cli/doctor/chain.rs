@@ -106,9 +106,12 @@ impl ClientChain {
         let mut client = DoctorClient { http: HttpClient::with_tls(&url, None, RESPONSE_TIMEOUT), token: None };
         if client.get_token(&salt, &login, report).await {
             client.report_groups(auth.store(), report);
-            self.run_queries(&client, report).await;
+            let backend_fix = match self.run_queries(&client, report).await {
+                true => ROUTE_REJECTS_TOKEN,
+                false => BACKEND_REJECTS_TOKEN,
+            };
             let token = client.token.take().unwrap_or_default();
-            routes::check(&profiles, &token, &client, report).await;
+            routes::check(&profiles, &token, backend_fix, &client, report).await;
         } else {
             report.skipped("queries", "requires a token");
         }
@@ -120,16 +123,19 @@ impl ClientChain {
         Ok(())
     }
 
-    async fn run_queries(&self, client: &DoctorClient, report: &mut DoctorReport) {
+    /// Returns whether the backend accepts the token.
+    async fn run_queries(&self, client: &DoctorClient, report: &mut DoctorReport) -> bool {
         let response =
             client.send(Method::GET, "/timbr/api/get_ontologies/", "application/json", &[], Bytes::new()).await;
         let Some(ontologies) = report_response("get_ontologies", &response, report, |body| body["data"].is_array())
         else {
-            return report.skipped("queries", "requires get_ontologies to succeed");
+            report.skipped("queries", "requires get_ontologies to succeed");
+            return false;
         };
         let first = ontologies["data"][0].as_str().map(str::to_owned);
         let Some(ontology) = self.ontology.clone().or(first) else {
-            return report.skipped("queries", "this user can see no ontology; set --ontology");
+            report.skipped("queries", "this user can see no ontology; set --ontology");
+            return true;
         };
         // The request of `pytimbr_api.executeQuery`.
         let body = json!({"ontology_name": ontology, "query": self.query}).to_string();
@@ -147,6 +153,7 @@ impl ClientChain {
             let id = body["response_id"].as_str().unwrap_or_default();
             client.poll(&format!("/timbr/openapi/get-async-results/{}", percent::encode(id)), report).await;
         }
+        true
     }
 }
 
@@ -245,15 +252,23 @@ fn report_response(
 }
 
 /// The fix for a backend that rejects the credential.
-pub const BACKEND_REJECTS_TOKEN: &str = "upstream.credential: the backend does not know the tokens that the gateway makes, or \
+const BACKEND_REJECTS_TOKEN: &str = "upstream.credential: the backend does not know the tokens that the gateway makes, or \
      rejects the key behind them. For an unmodified API service, set auth.verifier and upstream.credential to delegate; \
      with forward, the backend must trust x-forwarded-user; with impersonate, the service key must be allowed to \
      impersonate";
 
+/// The fix for a backend that rejects on one route what the API service accepts.
+const ROUTE_REJECTS_TOKEN: &str = "routes: the service behind this route rejects a token that the API service accepts. \
+     Set `upstream` of the route to the service that serves the path (an entry of upstreams), or `enabled: false`";
+
 /// The setting that fixes a rejection by the gateway (`reason`) or an error of the backend (no reason).
 pub fn suggest_fix(reason: Option<&str>, status: StatusCode) -> &'static str {
     match (reason, status) {
-        (Some("credentials_wrong"), _) => "--user and the password, or auth.verifier and its settings",
+        (Some(reason), _) if rejects_token(reason) => BACKEND_REJECTS_TOKEN,
+        (Some("credentials_wrong"), _) => {
+            "--user and the password, or auth.verifier and its settings (with delegate, api_auth_salt must be the salt of \
+             the API service)"
+        }
         (Some("verifier_unavailable" | "verifier_busy"), _) => {
             "the server of auth.verifier (platform.url, ldap.url, upstream.url); see the log above"
         }
@@ -261,8 +276,6 @@ pub fn suggest_fix(reason: Option<&str>, status: StatusCode) -> &'static str {
             "upstream.credential: the backend returns no key for SHOW TOKEN; see the log above"
         }
         (Some("token_store_unavailable"), _) => "store.urls, store.password, store.ca_file; see the log above",
-        // Its own gateway has just made the token, so these come from a backend that has such reasons, too.
-        (Some("token_expired" | "token_revoked" | "api_key_unknown"), _) => BACKEND_REJECTS_TOKEN,
         (Some("not_authorized"), _) => "authorization.rules",
         (Some("client_certificate_required"), _) => "routes: this route requires a TLS client certificate",
         (Some("content_type_unsupported" | "method_not_allowed" | "not_found"), _) => "routes",
@@ -273,6 +286,11 @@ pub fn suggest_fix(reason: Option<&str>, status: StatusCode) -> &'static str {
         (None, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => BACKEND_REJECTS_TOKEN,
         (None, _) => "the backend, or --ontology and --query",
     }
+}
+
+/// Whether the reason is about the token. The gateway of `doctor` has just made it, so the backend has rejected it.
+pub fn rejects_token(reason: &str) -> bool {
+    matches!(reason, "token_expired" | "token_revoked" | "api_key_unknown")
 }
 
 #[cfg(test)]

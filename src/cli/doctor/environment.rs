@@ -188,12 +188,10 @@ async fn check_upstream(
         Ok(response) => response,
         Err(error) => {
             let fix = match (&error, tls) {
-                (FetchError::Connect(_, cause), true) if is_without_tls(cause) => {
-                    "upstream.url: the backend does not speak TLS there; use http:// or the port that does"
-                }
                 (FetchError::Connect(_, cause), true) if cause.kind() == std::io::ErrorKind::InvalidData => {
-                    "upstream.ca_file (trusted CA certificates), upstream.server_name (name in the certificate)"
+                    tls_fix(cause)
                 }
+                (FetchError::Incomplete(_, cause), true) if cause.contains("CertificateRequired") => CLIENT_CERTIFICATE,
                 (FetchError::Connect(..), _) => "upstream.url (address and port), or start the backend",
                 (FetchError::Incomplete(..), false) => "upstream.url (does the backend expect https?)",
                 (FetchError::TimedOut(_), _) => {
@@ -237,7 +235,13 @@ fn check_foreign_keys(response: &Response<Bytes>, policy: ForeignKeyPolicy, back
         (_, ForeignKeyPolicy::Reject) => report.ok(name, "the gateway rejects them"),
         (status, ForeignKeyPolicy::Verify) => {
             let detail = format!("{backend} returns {status} for an unknown key, so a success proves nothing");
-            report.failed(name, detail, UNVERIFIABLE_KEYS_REMEDY);
+            let fix = match status {
+                StatusCode::NOT_FOUND => "upstream.url: is it the API service? It has no /timbr/api/get_ontologies/",
+                status if status.is_redirection() => "upstream.url: name the URL to which this one redirects",
+                status if status.is_server_error() => "the backend, or the proxy in front of it",
+                _ => UNVERIFIABLE_KEYS_REMEDY,
+            };
+            report.failed(name, detail, fix);
         }
         // SECURITY: the gateway forwards every key, so any client without a valid one gets a response.
         (StatusCode::OK, ForeignKeyPolicy::Forward) if !is_error_envelope(response.body()) => {
@@ -250,10 +254,34 @@ fn check_foreign_keys(response: &Response<Bytes>, policy: ForeignKeyPolicy, back
     }
 }
 
-/// Whether the server responded with something else than TLS.
-fn is_without_tls(error: &std::io::Error) -> bool {
-    let error = error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>());
-    matches!(error, Some(rustls::Error::InvalidMessage(_)))
+const CLIENT_CERTIFICATE: &str = "upstream.client_cert_file, upstream.client_key_file: the backend requires a client \
+     certificate";
+
+/// The fix for a failed TLS handshake.
+fn tls_fix(error: &std::io::Error) -> &'static str {
+    use rustls::{AlertDescription as Alert, CertificateError as Fault, Error};
+    match error.get_ref().and_then(|source| source.downcast_ref::<Error>()) {
+        Some(Error::InvalidMessage(_)) => {
+            "upstream.url: the backend does not speak TLS there; use http:// or the port that does"
+        }
+        Some(Error::InvalidCertificate(Fault::Expired | Fault::ExpiredContext { .. })) => {
+            "renew the certificate of the backend, or set the clock of this machine"
+        }
+        Some(Error::InvalidCertificate(Fault::NotValidForName | Fault::NotValidForNameContext { .. })) => {
+            "upstream.server_name (name in the certificate), or the host in upstream.url"
+        }
+        Some(Error::InvalidCertificate(Fault::UnknownIssuer)) => {
+            "upstream.ca_file (trusted CA certificates), or let the backend send its intermediate certificates"
+        }
+        Some(Error::InvalidCertificate(_)) => {
+            "the certificate of the backend: it must be one for servers, and not that of a CA (CA:FALSE)"
+        }
+        Some(Error::AlertReceived(Alert::ProtocolVersion | Alert::InsufficientSecurity)) => {
+            "the backend, which must support TLS 1.2 or 1.3"
+        }
+        Some(Error::AlertReceived(Alert::CertificateRequired)) => CLIENT_CERTIFICATE,
+        _ => "upstream.ca_file, upstream.server_name, upstream.client_cert_file, or the TLS settings of the backend",
+    }
 }
 
 fn check_clock(headers: &HeaderMap, report: &mut DoctorReport) {

@@ -5,7 +5,7 @@ use http::header::{ACCEPT, AUTHORIZATION};
 use http::{Method, StatusCode};
 
 use crate::auth::basic_authorization;
-use crate::cli::doctor::chain::{BACKEND_REJECTS_TOKEN, DoctorClient, DoctorResponse, suggest_fix};
+use crate::cli::doctor::chain::{DoctorClient, DoctorResponse, rejects_token, suggest_fix};
 use crate::cli::doctor::report::DoctorReport;
 use crate::config::RouteProfile;
 
@@ -35,8 +35,14 @@ struct RouteRequest {
     body: &'static [u8],
 }
 
-/// Tries the routes with this token.
-pub async fn check(routes: &[RouteProfile], token: &str, client: &DoctorClient, report: &mut DoctorReport) {
+/// Tries the routes with this token. `backend_fix` is for a backend that rejects it.
+pub async fn check(
+    routes: &[RouteProfile],
+    token: &str,
+    backend_fix: &str,
+    client: &DoctorClient,
+    report: &mut DoctorReport,
+) {
     for route in routes.iter().filter(|route| !TRIED_BY_QUERIES.contains(&route.name.as_str())) {
         let name = &route.name;
         let (request, credential) =
@@ -56,7 +62,7 @@ pub async fn check(routes: &[RouteProfile], token: &str, client: &DoctorClient, 
         let mut headers = vec![accept];
         headers.extend(credential.as_ref().map(|(name, value)| (*name, value.as_str())));
         let response = client.send(method.clone(), path, content_type, &headers, Bytes::from_static(body)).await;
-        report_route(&format!("{name}: {method} {path}"), response, report);
+        report_route(&format!("{name}: {method} {path}"), response, backend_fix, report);
     }
 }
 
@@ -92,7 +98,7 @@ fn credential(route: &RouteProfile, token: &str) -> Result<RouteCredential, &'st
     })
 }
 
-fn report_route(tried: &str, response: Result<DoctorResponse, String>, report: &mut DoctorReport) {
+fn report_route(tried: &str, response: Result<DoctorResponse, String>, backend_fix: &str, report: &mut DoctorReport) {
     let DoctorResponse { status, body } = match response {
         Ok(response) => response,
         Err(why) => return report.failed("route", format!("{tried}: {why}"), "see the message"),
@@ -101,11 +107,12 @@ fn report_route(tried: &str, response: Result<DoctorResponse, String>, report: &
     if let Some(reason) = body["reason"].as_str() {
         let message = body["data"].as_str().unwrap_or_default();
         let detail = format!("{tried}: the gateway returned {code} {reason}: {message}");
-        return report.failed("route", detail, suggest_fix(Some(reason), status));
+        let fix = if rejects_token(reason) { backend_fix } else { suggest_fix(Some(reason), status) };
+        return report.failed("route", detail, fix);
     }
     let detail = format!("{tried}: the backend returned {code}");
     match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => report.failed("route", detail, BACKEND_REJECTS_TOKEN),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => report.failed("route", detail, backend_fix),
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
             report.skipped("route", format!("{detail}: the service behind the route does not have this path"));
         }
