@@ -1,5 +1,7 @@
 //! The set-ups: a configuration file that works, with one mistake.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
 use super::Said;
@@ -142,6 +144,7 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
             servers.redis.port
         )
     };
+    let key_set = format!("http://127.0.0.1:{}/keys", servers.backend_port);
     let store_key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
     let mut all = vec![
         case("No salt", &[("api_auth_salt_file", "")], ["api_auth_salt", "timbr-gateway salt"]),
@@ -167,10 +170,19 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
         ),
         case("An unknown section", &[("tokns", "{ttl: 1h}")], ["tokns", "did you mean tokens"]),
         case("An unknown key", &[("tokens", "{tll: 1h}")], ["tokens.tll", "did you mean"]),
+        case("The file with the salt has quotes", &[], ["api_auth_salt", "Remove the quotes"])
+            .with_file("salt", format!("\"{SALT}\"\n")),
+        case("The salt is encoded in base64 twice", &[], ["api_auth_salt", "stringData"])
+            .with_file("salt", STANDARD.encode(SALT)),
         case("A size in MB", &[("limits", "{body: 10 MB}")], ["limits.body", "10MiB"]),
         case("A duration without a unit", &[("tokens", "{ttl: 3600}")], ["tokens.ttl", "30s"]),
         case("`yes` in place of `true`", &[("auth", "{trust_salt_holder: yes}")], ["auth.trust_salt_holder", "true"]),
+        case("`1` in place of `true`", &[("auth", "{trust_salt_holder: 1}")], ["auth.trust_salt_holder", "true"]),
+        case("A group of keys in place of a list", &[("upstreams", "{a: {url: 'http://b'}}")], ["upstreams", "a list"]),
+        case("A network with host bits", &[("trusted_proxies", "[10.0.0.1/8]")], ["trusted_proxies", "10.0.0.0/8"]),
+        case("A method in lower case", &[("routes", "[{name: api, methods: [get]}]")], ["routes[0].methods", "GET"]),
         case("A misspelled variable", &[], ["TIMBR_GATEWAY_UPSTREAM_ULR", "did you mean"]),
+        case("A variable in lower case", &[], ["timbr_gateway_upstream_url", "did you mean"]),
         case("The file is not YAML", &[], ["gateway.yaml", "line"])
             .with_file("gateway.yaml", "listen: {https: 'off'\n"),
         case("The configuration file does not exist", &[], ["gatway.yaml", "TIMBR_GATEWAY_CONFIG"])
@@ -187,6 +199,11 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
         case("The configuration file is empty", &[], ["upstream.url", "is required"]).with_file("gateway.yaml", ""),
         case("A key is set twice", &[], ["gateway.yaml", "keep one of them"])
             .with_lines("tokens:\n  ttl: 1h\n  ttl: 2h\n"),
+        case("A key is set in two spellings", &[], ["tokens.ttl", "keep one"])
+            .with_lines("tokens: {ttl: 1h}\ntokens.ttl: 2h\n"),
+        case("A section within a section", &[], ["tokens.limits", "indentation"])
+            .with_lines("tokens:\n  ttl: 1h\n  limits: {body: 1MiB}\n"),
+        case("A pattern without quotes", &[], ["gateway.yaml", "in quotes"]).with_lines("headers: {drop: [*-user]}\n"),
         case("A tab in YAML", &[], ["gateway.yaml", "indent with spaces"]).with_lines("tokens:\n\tttl: 1h\n"),
         case("Two documents in one file", &[], ["gateway.yaml", "remove the line `---`"])
             .with_lines("---\ntokens: {ttl: 1h}\n"),
@@ -198,6 +215,11 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
             "Two listeners with one address",
             &[("listen", "{https: '127.0.0.1:8443', http: '127.0.0.1:8443'}")],
             ["listen.http", "same address"],
+        ),
+        case(
+            "A listener on all addresses, and one on its port",
+            &[("listen", "{https: '0.0.0.0:8443', http: '127.0.0.1:8443'}")],
+            ["listen.http", "a different one"],
         ),
         case("No listener", &[("listen", "{https: 'off', admin: 'off'}")], ["listen.https", "off"]),
         case(
@@ -254,6 +276,13 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
         case("The certificate is DER", &[HTTPS, TLS], ["tls.cert_file", "-inform der"])
             .with_certificate(valid_certificate())
             .with_file("tls.crt", b"\x30\x82\x01\x0a".as_slice()),
+        case("The certificate is encoded in base64 twice", &[HTTPS, TLS], ["tls.cert_file", "base64 -d"])
+            .with_certificate((STANDARD.encode(valid_certificate().0), valid_certificate().1)),
+        case("The certificate is not the first one of its chain", &[HTTPS, TLS], ["tls.key_file", "put it first"])
+            .with_certificate({
+                let (certificate, key) = valid_certificate();
+                (valid_certificate().0 + &certificate, key)
+            }),
         case(
             "A certificate without a key",
             &[HTTPS, ("tls", "{cert_file: tls.crt}")],
@@ -357,6 +386,21 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
         .with_file("password", "wrong")
         .with_file("store-key", store_key),
         case(
+            "The user of Redis lacks permissions",
+            &[("store", &redis("password").replace('{', "{username: reader, "))],
+            ["store.username", "docs/tokens.md"],
+        )
+        .with_file("password", "correct")
+        .with_file("store-key", store_key),
+        case(
+            "The keys of a token issuer cannot be fetched",
+            &[(
+                "auth",
+                &format!("{{jwt_issuers: [{{issuer: 'https://idp', jwks_url: '{key_set}', audiences: [a]}}]}}"),
+            )],
+            ["auth.jwt_issuers", "401"],
+        ),
+        case(
             "The backend is down",
             &[("upstream", &url("http", servers.closed_port()))],
             ["upstream.url", "start the backend"],
@@ -397,6 +441,14 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
             ["upstream.ca_file", "ca.pem"],
         ),
         case(
+            "The verifier and the upstream read one file, which does not exist",
+            &[
+                ("upstream", "{url: 'https://127.0.0.1:1', ca_file: ca.pem, credential: delegate}"),
+                ("auth", "{verifier: delegate}"),
+            ],
+            ["upstream.ca_file", "ca.pem"],
+        ),
+        case(
             "The default mode in front of an API service as Timbr delivers it",
             &[("upstream", &url("http", servers.tls.http().port()))],
             ["upstream.credential", "delegate"],
@@ -413,7 +465,11 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
             "The file with the salt is a folder" => one.folders = vec!["salts"],
             "A misspelled variable" => one.environment = vec![("TIMBR_GATEWAY_UPSTREAM_ULR", "http://timbr:9000")],
             "The configuration file is a link to itself" => one.loops = vec!["loop.yaml"],
-            "Redis is down" | "The password of Redis is wrong" => one.awaited = "the token store is unavailable",
+            "A variable in lower case" => one.environment = vec![("timbr_gateway_upstream_url", "http://timbr:9000")],
+            "Redis is down" | "The password of Redis is wrong" | "The user of Redis lacks permissions" => {
+                one.awaited = "the token store is unavailable";
+            }
+            "The keys of a token issuer cannot be fetched" => one.awaited = "cannot load token issuer keys",
             "The backend's name does not resolve" => one.awaited = "DNS lookup of a backend failed",
             "An expired certificate"
             | "A certificate that is not valid yet"

@@ -141,6 +141,7 @@ fn messages(output: &Output) -> Vec<String> {
     if !output.status.success() && all.is_empty() {
         all.push("fails without a message".to_owned());
     }
+    assert!(all.iter().collect::<BTreeSet<_>>().len() == all.len(), "a message is repeated: {all:?}");
     all
 }
 

@@ -39,7 +39,8 @@ impl Servers {
         std::thread::spawn(move || lines.for_each(drop));
         let closed = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("made");
         closed.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");
-        let redis = Redis::launch(&["--requirepass", "correct"]);
+        let reader = ["--user", "reader", "on", ">correct", "~*", "&*", "+@read", "+@connection"];
+        let redis = Redis::launch(&[&["--requirepass", "correct"][..], &reader].concat());
         wait_until("Redis listens", || TcpStream::connect(redis.address()).is_ok());
         Servers {
             backend,
