@@ -266,13 +266,6 @@ impl MemoryStore {
         Some(record)
     }
 
-    /// Removes a revoked token.
-    pub fn revoke(&self, id: &TokenId) {
-        if let Some(record) = self.remove(id) {
-            self.ended.lock().add(*id, TokenEnd::Revoked, record.expires);
-        }
-    }
-
     /// Revokes the tokens for which the predicate is true, shard by shard, and calls `visit` with each that was live.
     pub fn revoke_if(
         &self,
@@ -625,7 +618,7 @@ mod tests {
         assert_eq!((store.evicted(), store.end_of(&id_of(&[3; 20]))), (0, TokenEnd::Revoked));
         insert(&store, 20, 20);
         assert_eq!((store.evicted(), store.end_of(&id_of(&[10; 20]))), (1, TokenEnd::Evicted));
-        store.revoke(&id_of(&[20; 20]));
+        store.revoke_if(|id, _| *id == id_of(&[20; 20]), |_, _| {});
         assert_eq!(store.end_of(&id_of(&[20; 20])), TokenEnd::Revoked);
         clock.advance(HOUR);
         assert_eq!(store.end_of(&id_of(&[20; 20])), TokenEnd::Expired);

@@ -102,19 +102,21 @@ impl TokenRecord {
 
     /// A copy with a new key for the backend.
     pub(super) fn with_upstream_key(&self, upstream_key: Secret) -> TokenRecord {
-        TokenRecord {
-            id: self.id,
-            user: self.user.clone(),
-            expires: self.expires,
+        let token = NewToken { upstream_key: Some(upstream_key), ..self.token() };
+        let record = TokenRecord::new(self.id, token, self.seed, self.minted(), self.last_used(), self.expires);
+        record.set_current(self.is_current());
+        record
+    }
+
+    /// What was stored.
+    pub(super) fn token(&self) -> NewToken {
+        NewToken {
             login: self.login,
-            seed: self.seed,
-            minted: self.minted,
+            user: self.user.clone(),
+            groups: self.groups().cloned(),
+            upstream_key: self.upstream_key().cloned(),
             binding: self.binding,
             key: self.key,
-            extras: Some(Box::new(Extras { groups: self.groups().cloned(), upstream_key: Some(upstream_key) })),
-            last_used: AtomicU64::new(self.last_used().raw()),
-            confirmed: AtomicU32::new(0),
-            is_current: AtomicBool::new(self.is_current()),
         }
     }
 

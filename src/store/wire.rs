@@ -58,16 +58,8 @@ pub struct StoredLogin {
 impl StoredToken {
     /// The token in this process's memory.
     pub fn from_record(id: TokenId, record: &TokenRecord, store_clock: &StoreClock) -> StoredToken {
-        let token = NewToken {
-            login: record.login,
-            user: record.user.clone(),
-            groups: record.groups().cloned(),
-            upstream_key: record.upstream_key().cloned(),
-            binding: record.binding,
-            key: record.key,
-        };
-        let expires = store_clock.timestamp(record.expires);
-        StoredToken { id, seed: record.seed, minted: record.minted(), expires, token }
+        let (minted, expires) = (record.minted(), store_clock.timestamp(record.expires));
+        StoredToken { id, seed: record.seed, minted, expires, token: record.token() }
     }
 
     /// SECURITY: `ttl` limits the lifetime from now on, whatever the time was when the token was minted.
