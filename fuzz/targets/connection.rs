@@ -80,14 +80,11 @@ impl Fixture {
         let queries = QueryJournal::new(1, metrics.queries.clone()).recorder(0);
         let clients = vec![upstream];
         let gateway = Rc::new(Gateway::new(&config, auth, clients, Arc::clone(&admission), rejections, queries));
-        let (timeouts, limits) = (config.timeouts, config.limits);
-        let trusted_proxies = Vec::new();
-        let (proxy_protocol, drain_delay) = (false, config.drain.delay);
-        let serving =
-            ServingConfig { gateway, trusted_proxies, proxy_protocol, timeouts, limits, drain_delay, admission };
+        let config = Arc::new(config);
+        let serving = ServingConfig { gateway, config: Arc::clone(&config), admission };
         let service = Service { serving: Current::new(Rc::new(serving)), tls: None };
         let address = listener.local_addr().expect("an address");
-        let reaper = Rc::new(Reaper::new(config.timeouts, metrics));
+        let reaper = Rc::new(Reaper::new(config.timeouts, 1, metrics));
         Fixture { runtime, local, service: Rc::new(service), reaper, listener, address, arrived }
     }
 

@@ -20,6 +20,7 @@ use tracing::debug;
 use crate::admin::health::StartupCounter;
 use crate::base::current::Current;
 use crate::base::shutdown_phase::{ShutdownPhase, ShutdownSignal};
+use crate::config::Config;
 use crate::downstream::listener::{self, BoundListener, ClientListener};
 use crate::downstream::reaper::Reaper;
 use crate::downstream::{Service, ServingConfig, serve};
@@ -66,8 +67,8 @@ impl Worker {
     async fn serve(self) -> io::Result<usize> {
         let Worker { snapshot, number, recorders, listeners, started, signal, commands } = self;
         let metrics = Arc::clone(snapshot.admission.metrics());
-        let reaper = Rc::new(Reaper::new(snapshot.config.timeouts, metrics));
-        reaper.set_min_read_rate(snapshot.config.limits.response_rate);
+        let Config { timeouts, limits, .. } = &*snapshot.config;
+        let reaper = Rc::new(Reaper::new(*timeouts, limits.response_rate, metrics));
         let upstreams = upstream_clients(&snapshot, number, &[]);
         let serving = Current::new(Rc::new(serving_config(&snapshot, &upstreams, recorders.clone())));
         drop(snapshot);
@@ -104,15 +105,7 @@ fn serving_config(snapshot: &Snapshot, upstreams: &[UpstreamClient], recorders: 
     let Recorders { rejections, queries } = recorders;
     let clients = upstreams.to_vec();
     let gateway = Gateway::new(config, Arc::clone(auth), clients, Arc::clone(admission), rejections, queries);
-    ServingConfig {
-        gateway: Rc::new(gateway),
-        trusted_proxies: config.trusted_proxies.clone(),
-        proxy_protocol: config.listen.proxy_protocol,
-        timeouts: config.timeouts,
-        limits: config.limits,
-        drain_delay: config.drain.delay,
-        admission: Arc::clone(admission),
-    }
+    ServingConfig { gateway: Rc::new(gateway), config: Arc::clone(config), admission: Arc::clone(admission) }
 }
 
 /// The state of a worker that a new snapshot changes.
@@ -129,8 +122,7 @@ impl ConfigUpdater {
     fn apply(&mut self, snapshot: &Snapshot) {
         self.upstreams = upstream_clients(snapshot, self.number, &self.upstreams);
         let serving = serving_config(snapshot, &self.upstreams, self.recorders.clone());
-        self.reaper.set_timeouts(snapshot.config.timeouts);
-        self.reaper.set_min_read_rate(snapshot.config.limits.response_rate);
+        self.reaper.set_limits(snapshot.config.timeouts, snapshot.config.limits.response_rate);
         drop(self.serving.replace(Rc::new(serving)));
     }
 }
@@ -213,7 +205,7 @@ async fn sweep_periodically(serving: &Current<Rc<ServingConfig>>, reaper: &Reape
 /// Waits for the drain and for the end of all connections. Returns the number of connections that were aborted.
 async fn drain(mut signal: ShutdownSignal, serving: &Current<Rc<ServingConfig>>, reaper: &Reaper) -> usize {
     signal.wait_for(ShutdownPhase::NotReady).await;
-    reaper.announce_drain(serving.get().drain_delay);
+    reaper.announce_drain(serving.get().config.drain.delay);
     signal.wait_for(ShutdownPhase::Draining).await;
     // Let the accept tasks empty their queues first.
     tokio::task::yield_now().await;

@@ -26,7 +26,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use rustls::{HandshakeKind, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -35,7 +34,7 @@ use tracing::{debug, info};
 
 use crate::admission::Admission;
 use crate::base::current::Current;
-use crate::config::{LimitOptions, Timeouts};
+use crate::config::{Config, LimitOptions};
 use crate::gateway::Gateway;
 use crate::gateway::context::Peer;
 use crate::gateway::forwarded::is_trusted;
@@ -66,16 +65,8 @@ pub struct Service {
 pub struct ServingConfig {
     /// Serves the requests.
     pub gateway: Rc<Gateway>,
-    /// Proxies whose statements about the client's address are trusted.
-    pub trusted_proxies: Vec<IpNet>,
-    /// True if connections must start with a PROXY protocol header.
-    pub proxy_protocol: bool,
-    /// Timeouts for clients.
-    pub timeouts: Timeouts,
-    /// Limits per client connection and request.
-    pub limits: LimitOptions,
-    /// Time from the announcement of a drain to its start.
-    pub drain_delay: Duration,
+    /// The configuration that the gateway is built from.
+    pub config: Arc<Config>,
     /// Limits on concurrent connections and requests.
     pub admission: Arc<Admission>,
 }
@@ -83,11 +74,11 @@ pub struct ServingConfig {
 impl ServingConfig {
     /// Returns whether a peer is one of the trusted proxies.
     pub fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
-        is_trusted(peer.to_canonical(), &self.trusted_proxies)
+        is_trusted(peer.to_canonical(), &self.config.trusted_proxies)
     }
 
     fn http1_limits(&self) -> http1::Http1Limits {
-        let LimitOptions { headers, header_size, uri, requests_per_connection, half_close, .. } = self.limits;
+        let LimitOptions { headers, header_size, uri, requests_per_connection, half_close, .. } = self.config.limits;
         http1::Http1Limits {
             head: HeadLimits { max_headers: headers, max_bytes: header_size, max_target: uri },
             max_requests: requests_per_connection,
@@ -96,7 +87,7 @@ impl ServingConfig {
     }
 
     fn http2_limits(&self) -> http2::Http2Limits {
-        let LimitOptions { streams, header_size, resets, requests_per_connection, .. } = self.limits;
+        let LimitOptions { streams, header_size, resets, requests_per_connection, .. } = self.config.limits;
         http2::Http2Limits {
             max_streams: streams,
             max_head_size: u32::try_from(header_size).unwrap_or(u32::MAX),
@@ -135,7 +126,7 @@ pub fn serve(
     mut registration: Registration,
 ) -> impl Future<Output = ()> {
     async move {
-        let client = match service.serving.get().proxy_protocol {
+        let client = match service.serving.get().config.listen.proxy_protocol {
             false => Some(address.ip().to_canonical()),
             true => Box::pin(service.proxied_client(&mut stream, address, &mut registration)).await,
         };
@@ -202,7 +193,7 @@ impl Service {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
         let header = proxy_protocol::read_header(stream);
-        with_timeout(header, serving.timeouts.handshake, activity).await
+        with_timeout(header, serving.config.timeouts.handshake, activity).await
     }
 
     /// Performs the TLS handshake, and adds what it shows about the client.
@@ -214,7 +205,7 @@ impl Service {
         activity: &Activity,
     ) -> Result<(Box<ClientTlsStream>, Rc<Peer>), TlsRejection> {
         let begun = Instant::now();
-        let limit = self.serving.get().timeouts.handshake;
+        let limit = self.serving.get().config.timeouts.handshake;
         let mut first = [0];
         let received = with_timeout(stream.peek(&mut first), limit, activity).await?;
         // Methods consist of capital letters, and no TLS record begins with one.
@@ -264,7 +255,7 @@ impl Service {
         let _open = self.serving.get().gateway.worker_metrics().open_connection(Protocol::Http2);
         let (control_frames, limits, metrics) = {
             let serving = self.serving.get();
-            (serving.limits.control_frames, serving.http2_limits(), Arc::clone(serving.admission.metrics()))
+            (serving.config.limits.control_frames, serving.http2_limits(), Arc::clone(serving.admission.metrics()))
         };
         let credit = Rc::default();
         let io = WatchedIo::new(io, Rc::clone(activity)).with_frame_limit(control_frames, metrics, Rc::clone(&credit));

@@ -57,15 +57,15 @@ impl Registration {
 }
 
 impl Reaper {
-    /// A reaper without connections.
-    pub fn new(timeouts: Timeouts, metrics: Arc<Metrics>) -> Reaper {
+    /// A reaper without connections. `min_read_rate` is that at which clients must read responses, in bytes per second.
+    pub fn new(timeouts: Timeouts, min_read_rate: u64, metrics: Arc<Metrics>) -> Reaper {
         Reaper {
             connections: RefCell::default(),
             close_idle_at: Cell::new(None),
             is_draining: Cell::new(false),
             became_empty: Notify::new(),
             timeouts: Cell::new(timeouts),
-            min_read_rate: Cell::new(1),
+            min_read_rate: Cell::new(min_read_rate),
             metrics,
         }
     }
@@ -76,14 +76,10 @@ impl Reaper {
         (header.min(idle).min(write) / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }
 
-    /// Changes the timeouts, for open connections too.
-    pub fn set_timeouts(&self, timeouts: Timeouts) {
+    /// Changes the limits, for open connections too.
+    pub fn set_limits(&self, timeouts: Timeouts, min_read_rate: u64) {
         self.timeouts.set(timeouts);
-    }
-
-    /// Sets the minimum rate at which clients read responses, in bytes per second.
-    pub fn set_min_read_rate(&self, rate: u64) {
-        self.min_read_rate.set(rate);
+        self.min_read_rate.set(min_read_rate);
     }
 
     /// Registers a new connection.
@@ -106,13 +102,13 @@ impl Reaper {
         self.for_each(|activity| {
             activity.update_read_debts(self.min_read_rate.get());
             activity.abort_blocked_responses(now, timeouts.write);
-            if let Some((order, cause)) = activity.check_timeouts(now, &timeouts) {
+            if let Some((mode, cause)) = activity.check_timeouts(now, &timeouts) {
                 if let Some(cause) = cause {
                     self.metrics.record_connection_end(cause);
                 }
                 match cause {
                     Some(CloseCause::WriteTimeout) => activity.abort(WRITE_TIMEOUT),
-                    _ => activity.request_close(order),
+                    _ => activity.request_close(mode),
                 }
             }
             activity.update_quiescence(now);
@@ -211,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_longest_idle_connection_makes_room() {
-        let reaper = Rc::new(Reaper::new(timeouts(), Arc::default()));
+        let reaper = Rc::new(Reaper::new(timeouts(), 1, Arc::default()));
         let [old, busy, started, new] = [(), (), (), ()].map(|()| reaper.register(permit()));
         assert!(!reaper.make_room(), "all of them have just been opened");
         std::thread::sleep(SECOND);
@@ -228,7 +224,7 @@ mod tests {
 
     #[test]
     fn an_announced_drain_closes_idle_connections_one_after_the_other() {
-        let reaper = Rc::new(Reaper::new(timeouts(), Arc::default()));
+        let reaper = Rc::new(Reaper::new(timeouts(), 1, Arc::default()));
         let all: Vec<_> = (0..100).map(|_| reaper.register(permit())).collect();
         for one in &all {
             drop(one.activity.begin_request());
@@ -246,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_draining_connection_closes_after_its_requests() {
-        let reaper = Rc::new(Reaper::new(timeouts(), Arc::default()));
+        let reaper = Rc::new(Reaper::new(timeouts(), 1, Arc::default()));
         let used = reaper.register(permit());
         drop(used.activity.begin_request());
         let fresh = reaper.register(permit());
@@ -254,7 +250,7 @@ mod tests {
         assert_eq!(used.activity.take_close_request(), Some(CloseMode::Graceful));
         assert_eq!(fresh.activity.take_close_request(), None, "it may still send its first request");
         let later = fresh.activity.check_timeouts(Instant::now() + 2 * SECOND, &timeouts());
-        assert_eq!(later.map(|(order, _)| order), Some(CloseMode::Abort), "but only for a short time");
+        assert_eq!(later.map(|(mode, _)| mode), Some(CloseMode::Abort), "but only for a short time");
         let _request = fresh.activity.begin_request();
         assert_eq!(fresh.activity.take_close_request(), Some(CloseMode::Graceful));
         drop((used, fresh));

@@ -149,7 +149,7 @@ where
             && !self.is_closing.get()
             && framing != ResponseFraming::Close
             && self.activity.request_count() < self.limits.max_requests
-            && self.serving.get().timeouts.connection_age.is_none_or(|age| self.activity.age() < age)
+            && self.serving.get().config.timeouts.connection_age.is_none_or(|age| self.activity.age() < age)
     }
 }
 
