@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use prometheus_client::encoding::EncodeMetric;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::{MetricType, TypedMetric};
@@ -35,6 +35,11 @@ pub struct MetricDescriptor {
 }
 
 impl MetricDescriptor {
+    /// Writes the header of the metric, whose values follow.
+    pub fn start<'a>(&self, encoder: &'a mut DescriptorEncoder<'_>) -> Result<MetricEncoder<'a>, fmt::Error> {
+        encoder.encode_descriptor(self.name, self.help, None, self.kind)
+    }
+
     /// The name in Prometheus, with prefix and suffix. The standard `process_…` metrics have no prefix.
     pub fn full_name(&self) -> String {
         let is_standard = self.name.starts_with("process_");

@@ -9,7 +9,6 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 
 use crate::observability::metrics::catalogue::{MetricDescriptor, collected_metrics};
-use crate::observability::metrics::worker_collector::CollectorEncoder;
 
 collected_metrics! {
     START_TIME = Gauge "process_start_time_seconds" []
@@ -64,9 +63,8 @@ fn read_start_time() -> Option<f64> {
 
 #[expect(clippy::cast_precision_loss, reason = "sizes of a process are exact in 53 bits")]
 impl Collector for ProcessCollector {
-    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let mut encoder = CollectorEncoder(encoder);
-        encoder.start_metric(&START_TIME)?.encode_gauge(&self.start_time)?;
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        START_TIME.start(&mut encoder)?.encode_gauge(&self.start_time)?;
         let descriptors = std::fs::read_dir("/proc/self/fd").map(|entries| entries.count() as f64);
         let max_fds = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let mut gauges = vec![
@@ -76,14 +74,14 @@ impl Collector for ProcessCollector {
         ];
         if let Some(fields) = read_stat() {
             let seconds = (stat_field(&fields, 14) + stat_field(&fields, 15)) / ticks_per_second();
-            encoder.start_metric(&CPU_SECONDS)?.encode_counter(&seconds, None::<&Exemplar<NoLabelSet, f64>>)?;
+            CPU_SECONDS.start(&mut encoder)?.encode_counter(&seconds, None::<&Exemplar<NoLabelSet, f64>>)?;
             gauges.push((RESIDENT_MEMORY, Some(stat_field(&fields, 24) * rustix::param::page_size() as f64)));
             gauges.push((VIRTUAL_MEMORY, Some(stat_field(&fields, 23))));
             gauges.push((THREADS, Some(stat_field(&fields, 20))));
         }
         for (descriptor, value) in gauges {
             if let Some(value) = value {
-                encoder.start_metric(&descriptor)?.encode_gauge(&value)?;
+                descriptor.start(&mut encoder)?.encode_gauge(&value)?;
             }
         }
         Ok(())

@@ -50,7 +50,7 @@ pub struct CompletedRequest<'a> {
     pub sent: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RouteCounters {
     pub name: Box<str>,
     responses: [[SingleWriterCounter; STATUS_CLASSES.len()]; METHODS.len()],
@@ -73,16 +73,7 @@ struct RejectionCount {
 
 impl RouteCounters {
     pub fn new(name: &str) -> RouteCounters {
-        RouteCounters {
-            name: name.into(),
-            responses: Default::default(),
-            rejections: Mutex::default(),
-            total: DurationHistogram::default(),
-            to_head: DurationHistogram::default(),
-            upstream_to_head: DurationHistogram::default(),
-            received: SingleWriterCounter::default(),
-            sent: SingleWriterCounter::default(),
-        }
+        RouteCounters { name: name.into(), ..RouteCounters::default() }
     }
 
     /// Counts a request. Only the owning thread may call this.

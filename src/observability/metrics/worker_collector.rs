@@ -83,16 +83,6 @@ collected_metrics! {
         "Duration of successful TLS handshakes with clients";
 }
 
-/// Encodes the metrics of a collector.
-pub struct CollectorEncoder<'a>(pub DescriptorEncoder<'a>);
-
-impl CollectorEncoder<'_> {
-    /// Writes the header of a metric, whose values follow.
-    pub fn start_metric(&mut self, descriptor: &MetricDescriptor) -> Result<MetricEncoder<'_>, Error> {
-        self.0.encode_descriptor(descriptor.name, descriptor.help, None, descriptor.kind)
-    }
-}
-
 /// Encodes one value of a counter.
 pub fn encode_counter(metric: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> Result<(), Error> {
     metric.encode_family(labels)?.encode_counter(&value, None::<&Exemplar<NoLabelSet, u64>>)
@@ -114,8 +104,8 @@ fn route_label(name: &str) -> &str {
 }
 
 impl Collector for WorkerCollector {
-    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let (totals, mut encoder) = (self.totals(), CollectorEncoder(encoder));
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let totals = self.totals();
         encode_requests(&totals, &mut encoder)?;
         encode_routes(&totals, &mut encoder)?;
         encode_auth_phases(&totals, &mut encoder)?;
@@ -123,8 +113,8 @@ impl Collector for WorkerCollector {
     }
 }
 
-fn encode_requests(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -> Result<(), Error> {
-    let mut metric = encoder.start_metric(&REQUESTS)?;
+fn encode_requests(totals: &MetricsTotals, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let mut metric = REQUESTS.start(encoder)?;
     let mut by_reason: Vec<(&str, u64)> = Vec::new();
     for route in &totals.routes {
         for response in &route.responses {
@@ -142,17 +132,17 @@ fn encode_requests(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -
             }
         }
     }
-    let mut metric = encoder.start_metric(&REJECTIONS)?;
+    let mut metric = REJECTIONS.start(encoder)?;
     by_reason.iter().try_for_each(|(reason, count)| encode_counter(&mut metric, &[("reason", *reason)], *count))
 }
 
-fn encode_routes(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -> Result<(), Error> {
+fn encode_routes(totals: &MetricsTotals, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
     for (descriptor, histogram_of) in [
         (DURATION, (|route| &route.total) as fn(&super::RouteTotals) -> &Histogram),
         (TIME_TO_HEAD, |route| &route.to_head),
         (UPSTREAM_TIME_TO_HEAD, |route| &route.upstream_to_head),
     ] {
-        let mut metric = encoder.start_metric(&descriptor)?;
+        let mut metric = descriptor.start(encoder)?;
         for route in &totals.routes {
             encode_histogram(&mut metric, &[("route", route_label(&route.name))], histogram_of(route))?;
         }
@@ -160,7 +150,7 @@ fn encode_routes(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -> 
     for (descriptor, count_of) in
         [(RECEIVED, (|route| route.received) as fn(&super::RouteTotals) -> u64), (SENT, |route| route.sent)]
     {
-        let mut metric = encoder.start_metric(&descriptor)?;
+        let mut metric = descriptor.start(encoder)?;
         for route in &totals.routes {
             encode_counter(&mut metric, &[("route", route_label(&route.name))], count_of(route))?;
         }
@@ -168,8 +158,8 @@ fn encode_routes(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -> 
     Ok(())
 }
 
-fn encode_auth_phases(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -> Result<(), Error> {
-    let mut metric = encoder.start_metric(&AUTH_PHASES)?;
+fn encode_auth_phases(totals: &MetricsTotals, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let mut metric = AUTH_PHASES.start(encoder)?;
     for (phase, outcomes) in Phase::MEASURED.iter().zip(&totals.phases) {
         // A gateway uses few of the phases, and each has few outcomes.
         for (outcome, durations) in AuthOutcome::ALL.iter().zip(outcomes).filter(|(_, durations)| durations.count() > 0)
@@ -180,29 +170,29 @@ fn encode_auth_phases(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>
     Ok(())
 }
 
-fn encode_connections(totals: &MetricsTotals, encoder: &mut CollectorEncoder<'_>) -> Result<(), Error> {
-    let mut metric = encoder.start_metric(&OPENED)?;
+fn encode_connections(totals: &MetricsTotals, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+    let mut metric = OPENED.start(encoder)?;
     for (protocol, opened) in Protocol::ALL.iter().zip(totals.opened_connections) {
         encode_counter(&mut metric, &[("protocol", protocol.as_str())], opened)?;
     }
-    let mut metric = encoder.start_metric(&OPEN)?;
+    let mut metric = OPEN.start(encoder)?;
     for (protocol, (opened, closed)) in
         Protocol::ALL.iter().zip(totals.opened_connections.into_iter().zip(totals.closed_connections))
     {
         let open = i64::try_from(opened.saturating_sub(closed)).unwrap_or(i64::MAX);
         metric.encode_family(&[("protocol", protocol.as_str())])?.encode_gauge(&open)?;
     }
-    let mut metric = encoder.start_metric(&HANDSHAKES)?;
+    let mut metric = HANDSHAKES.start(encoder)?;
     for (version, counts) in TlsVersion::ALL.iter().zip(totals.handshakes) {
         for (resumed, count) in ["false", "true"].iter().zip(counts) {
             encode_counter(&mut metric, &[("version", version.as_str()), ("resumed", resumed)], count)?;
         }
     }
-    let mut metric = encoder.start_metric(&HANDSHAKE_FAILURES)?;
+    let mut metric = HANDSHAKE_FAILURES.start(encoder)?;
     for (kind, count) in HandshakeFailure::ALL.iter().zip(totals.handshake_failures) {
         encode_counter(&mut metric, &[("kind", kind.as_str())], count)?;
     }
-    let mut metric = encoder.start_metric(&HANDSHAKE)?;
+    let mut metric = HANDSHAKE.start(encoder)?;
     let durations = &totals.handshake_duration;
     metric.encode_histogram::<NoLabelSet>(durations.sum_seconds(), durations.count(), &durations.buckets(), None)
 }
