@@ -7,11 +7,11 @@ use ipnet::IpNet;
 
 use crate::base::glob::Glob;
 use crate::base::rate::Rate;
-use crate::config::RouteProfile;
 use crate::config::list_entry::ListEntry;
 use crate::config::options::{LIMIT_RULES, LIMITS};
 use crate::config::reader::Reader;
 use crate::config::rules::{globs, route_names};
+use crate::config::{RouteProfile, routes};
 
 /// One rule of `limits.rules`. A condition that is `None` matches every request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Reader<'_> {
 
 fn limit_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Option<LimitRule> {
     let name = entry.required("name");
-    if name.as_ref().is_some_and(|name| !is_name(name)) {
+    if name.as_ref().is_some_and(|name| name.len() > 64 || !routes::is_name(name)) {
         entry.problem("name", "must be a word of a-z, 0-9, `-` and `_`, of at most 64 characters");
     }
     let users = globs(&mut entry, "users");
@@ -132,11 +132,6 @@ fn is_enforced(entry: &mut ListEntry<'_>) -> bool {
         entry.problem("mode", "must be enforce or shadow");
     }
     mode.as_deref() != Some("shadow")
-}
-
-fn is_name(name: &str) -> bool {
-    let is_valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
-    (1..=64).contains(&name.len()) && name.bytes().all(is_valid)
 }
 
 #[cfg(test)]
