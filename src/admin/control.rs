@@ -141,25 +141,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_signal_stops_immediately_and_a_second_drain_does_not() {
-        let (control, mut orders) = channel();
+        let (control, mut receiver) = channel();
         control.stop();
-        assert!(orders.shutdowns.wait_for_shutdown().await);
+        assert!(receiver.shutdowns.wait_for_shutdown().await);
         control.drain();
         control.stop();
-        orders.shutdowns.wait_for_immediate_shutdown().await;
+        receiver.shutdowns.wait_for_immediate_shutdown().await;
         control.quit();
-        assert!(!orders.shutdowns.wait_for_shutdown().await);
+        assert!(!receiver.shutdowns.wait_for_shutdown().await);
     }
 
     #[tokio::test]
     async fn the_first_signal_after_a_drain_command_is_ignored_and_the_second_stops_immediately() {
-        let (control, mut orders) = channel();
+        let (control, mut receiver) = channel();
         control.drain();
-        assert!(orders.shutdowns.wait_for_shutdown().await);
+        assert!(receiver.shutdowns.wait_for_shutdown().await);
         control.stop();
-        let hurried = tokio::time::timeout(std::time::Duration::ZERO, orders.shutdowns.wait_for_immediate_shutdown());
-        assert!(hurried.await.is_err());
+        let immediate =
+            tokio::time::timeout(std::time::Duration::ZERO, receiver.shutdowns.wait_for_immediate_shutdown());
+        assert!(immediate.await.is_err());
         control.stop();
-        orders.shutdowns.wait_for_immediate_shutdown().await;
+        receiver.shutdowns.wait_for_immediate_shutdown().await;
     }
 }

@@ -5,7 +5,6 @@
 //! restart would fix neither.
 
 use std::cell::Cell;
-use std::fmt::Write;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -187,15 +186,13 @@ fn is_verbose(query: Option<&str>) -> bool {
 fn list_checks(name: &str, checks: &[ProbeCheck], degradations: &[(&str, &str)], is_healthy: bool) -> String {
     let mut text = String::new();
     for (name, result) in checks {
-        let written = match result {
-            Ok(()) => writeln!(text, "[+]{name} ok"),
-            Err(error) => writeln!(text, "[-]{name} failed: {error}"),
+        text += &match result {
+            Ok(()) => format!("[+]{name} ok\n"),
+            Err(error) => format!("[-]{name} failed: {error}\n"),
         };
-        written.expect("writing to a String cannot fail");
     }
     for (name, error) in degradations {
-        writeln!(text, "[-]{name} failed, readiness is not affected: {error}")
-            .expect("writing to a String cannot fail");
+        text += &format!("[-]{name} failed, readiness is not affected: {error}\n");
     }
     text + &format!("{name} check {}", if is_healthy { "passed" } else { "failed" })
 }
