@@ -110,9 +110,9 @@ impl EndpointStatus {
     }
 
     fn new(upstream: &str, endpoint: &Endpoint) -> EndpointStatus {
-        let (standing, health) = endpoint.state_and_health();
+        let (endpoint_state, health) = endpoint.state_and_health();
         let counts = endpoint.totals();
-        let state = match (standing, health.failure) {
+        let state = match (endpoint_state, health.failure) {
             (EndpointState::Healthy, _) => "usable",
             (EndpointState::Probing, _) => "trial",
             (EndpointState::Ejected, Some(EndpointFailure::HealthCheck)) => "unhealthy",
@@ -126,7 +126,7 @@ impl EndpointStatus {
             state,
             why: health.failure.map(EndpointFailure::as_str),
             since: unix_seconds(health.since),
-            tried_in: tried_in.filter(|_| standing == EndpointState::Ejected),
+            tried_in: tried_in.filter(|_| endpoint_state == EndpointState::Ejected),
             idle: counts.open_connections.saturating_sub(counts.in_flight),
             counts,
         }
