@@ -350,25 +350,36 @@ impl RequestPermit {
 
     /// Waits until the request may be sent to the upstream with this index and these endpoints, behind the other requests
     /// of the same caller. The permit holds the slot until it is dropped. A stream of events needs none. Does nothing if
-    /// it has one.
+    /// it has one. Returns whether it had to wait.
     pub async fn wait_for_slot(
         &mut self,
         upstream: usize,
         endpoints: &Arc<dyn EndpointChooser>,
         affinity: Option<u64>,
-    ) -> Result<(), QueueError> {
+    ) -> Result<bool, QueueError> {
         if self.slot.is_some() {
-            return Ok(());
+            return Ok(false);
         }
-        let queue = self.admission.queues.get(upstream).filter(|_| self.kind == RequestKind::Query);
-        let Some(fair_queue) = queue.and_then(|queue| queue.fair_queue.as_ref()) else { return Ok(()) };
+        let Some(fair_queue) = self.queue(upstream) else { return Ok(false) };
         let request = SlotRequest { caller: self.caller.unwrap_or_default(), affinity, endpoints };
-        self.slot = fair_queue.try_slot(request);
-        if self.slot.is_none() {
+        let slot = fair_queue.try_slot(request);
+        let must_wait = slot.is_none();
+        self.slot = match slot {
             // Boxed because it is rare, and otherwise every request would need the memory of this future.
-            self.slot = Some(Box::pin(fair_queue.wait_for_slot(request)).await?);
-        }
-        Ok(())
+            None => Some(Box::pin(fair_queue.wait_for_slot(request)).await?),
+            slot => slot,
+        };
+        Ok(must_wait)
+    }
+
+    /// Returns whether the request may have to wait for a slot of this upstream.
+    pub fn needs_slot(&self, upstream: usize) -> bool {
+        self.queue(upstream).is_some()
+    }
+
+    fn queue(&self, upstream: usize) -> Option<&Arc<FairQueue>> {
+        let queue = self.admission.queues.get(upstream).filter(|_| self.kind == RequestKind::Query)?;
+        queue.fair_queue.as_ref()
     }
 
     /// Lists the query as running until the permit is dropped.
@@ -437,7 +448,7 @@ mod tests {
     }
 
     async fn wait(permit: &mut RequestPermit, upstream: usize) -> Result<(), QueueError> {
-        permit.wait_for_slot(upstream, &endpoint_load::tests::endpoints(1), None).await
+        permit.wait_for_slot(upstream, &endpoint_load::tests::endpoints(1), None).await.map(drop)
     }
 
     fn admission() -> Arc<Admission> {

@@ -75,7 +75,7 @@ use rewrite::Rewriter;
 use route::{RouteMatch, RouteTable};
 use screen::screen;
 use show_token::ShowTokenCheck;
-use stop::{reject_stopped, reject_stopped_statement};
+use stop::{QueuedOntology, reject_stopped, reject_stopped_statement};
 
 pub use respond::{DownstreamResponse, ObservedBody};
 
@@ -246,6 +246,7 @@ impl Gateway {
         let metrics = self.admission.metrics();
         let statement_check = authorize(&self.auth, &screened, &identity, exchange, metrics)?;
         limit(&screened, &identity, exchange)?;
+        let queued = exchange.permit().needs_slot(profile.upstream).then(|| QueuedOntology::new(&screened));
         let show_token = ShowTokenCheck::for_request(self.show_token, &screened, !body.is_end_stream(), &identity);
         let mut request = upstream.rewriter.rewrite(screened, profile, body, &identity, exchange);
         // Before the slot: a client that does not send its body must not occupy one.
@@ -268,7 +269,10 @@ impl Gateway {
             return Ok(response);
         }
         let affinity = request.options().affinity;
-        exchange.permit().wait_for_slot(profile.upstream, &upstream.endpoints, affinity).await?;
+        let has_waited = exchange.permit().wait_for_slot(profile.upstream, &upstream.endpoints, affinity).await?;
+        if let (true, Some(ontology)) = (has_waited, queued) {
+            ontology.reject_stopped(&self.auth, &identity, exchange, request.whole_body().as_deref())?;
+        }
         if let Some(query) = &mut exchange.record.query {
             query.leave_queue();
         }

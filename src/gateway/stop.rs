@@ -26,16 +26,56 @@ pub fn reject_stopped(
     if !store.has_denials() {
         return Ok(None);
     }
-    reject_if_stopped(store, StopKind::Route, exchange.record.route.name())?;
-    // SECURITY: who a request acts as counts too, or a stopped user's work could go on in the name of a service.
-    let users = [identity.user().map(UserName::as_str), exchange.record.acts_as.as_deref()];
-    users.into_iter().flatten().try_for_each(|user| reject_if_stopped(store, StopKind::User, user))?;
+    reject_stopped_caller(store, identity, exchange)?;
     if !store.stops_ontologies() {
         return Ok(None);
     }
     match requested_ontology(screened)? {
         Some(ontology) => reject_if_stopped(store, StopKind::Ontology, &ontology).map(|()| None),
         None => Ok(StatementSource::of_request(screened)),
+    }
+}
+
+fn reject_stopped_caller(store: &Store, identity: &Identity, exchange: &Exchange) -> Result<(), Rejection> {
+    reject_if_stopped(store, StopKind::Route, exchange.record.route.name())?;
+    // SECURITY: who a request acts as counts too, or a stopped user's work could go on in the name of a service.
+    let users = [identity.user().map(UserName::as_str), exchange.record.acts_as.as_deref()];
+    users.into_iter().flatten().try_for_each(|user| reject_if_stopped(store, StopKind::User, user))
+}
+
+/// What the ontology of a request is found by, after it has waited for a slot.
+pub struct QueuedOntology {
+    in_head: Option<Box<str>>,
+    in_body: Option<StatementSource>,
+}
+
+impl QueuedOntology {
+    /// Of a request that may have to wait.
+    pub fn new(screened: &Screened) -> QueuedOntology {
+        let in_head = requested_ontology(screened).ok().flatten().map(|name| Box::from(&*name));
+        let in_body = if in_head.is_none() { StatementSource::of_request(screened) } else { None };
+        QueuedOntology { in_head, in_body }
+    }
+
+    /// Rejects the request if it was stopped while it waited. The others behind it are rejected as quickly as their turn
+    /// comes, so that the backend gets none of them.
+    pub fn reject_stopped(
+        &self,
+        auth: &Auth,
+        identity: &Identity,
+        exchange: &Exchange,
+        body: Option<&[u8]>,
+    ) -> Result<(), Rejection> {
+        let store = auth.store();
+        if !store.has_denials() {
+            return Ok(());
+        }
+        reject_stopped_caller(store, identity, exchange)?;
+        match (&self.in_head, self.in_body) {
+            (Some(ontology), _) => reject_if_stopped(store, StopKind::Ontology, ontology),
+            (None, Some(source)) => reject_stopped_statement(auth, &source.read(body)),
+            (None, None) => Ok(()),
+        }
     }
 }
 

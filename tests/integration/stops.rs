@@ -1,5 +1,6 @@
 //! Ontologies, users and routes that an operator has stopped.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
@@ -7,6 +8,7 @@ use serde_json::json;
 use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::Upstream;
+use crate::support::wait_until;
 
 const SALES: &str = "POST /timbr/openapi/ontology/sales/query";
 const HR: &str = "POST /timbr/openapi/ontology/hr/query";
@@ -63,6 +65,37 @@ fn a_stopped_ontology_receives_the_text_of_the_operator_until_it_is_resumed() {
     assert_eq!(send(&gateway, SALES, &key, "SELECT 1").status, 200);
     let not_stopped = (Some(0), "The ontology sales was not stopped.\n".to_owned());
     assert_eq!(run(&gateway, &["resume", "ontology", "sales"]), not_stopped);
+}
+
+#[test]
+fn requests_that_wait_are_stopped_too() {
+    let (upstream, open) = Upstream::gate();
+    let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_REQUESTS", "1")]);
+    let [alice, bob] = ["alice", "bob"].map(|user| gateway.token_of(user, "secret"));
+    let send = |line: &str, key: &str, body: &str| {
+        let mut client = gateway.client();
+        client.write_request(line, &[JSON, ("x-api-key", key)], body.as_bytes());
+        client
+    };
+    let mut running = send(SALES, &alice, "SELECT 1");
+    wait_until("it runs", || upstream.log().len() == 1);
+    let in_body = json!({"query": "SELECT 1", "ontology_name": "sales"}).to_string();
+    let queued = [
+        (send(SALES, &alice, "SELECT 1"), 503),
+        (send("POST /timbr/api/query/", &alice, &in_body), 503),
+        (send("GET /timbr/api/x", &bob, ""), 503),
+        (send(HR, &alice, "SELECT 1"), 200),
+    ];
+    wait_until("they wait", || gateway.metric("timbr_gateway_requests_queued") == 4.0);
+    run(&gateway, &["stop", "ontology", "sales", "--why", "Wait."]);
+    run(&gateway, &["stop", "user", "bob", "--why", "Wait."]);
+    open.store(true, Ordering::SeqCst);
+    assert_eq!(running.read_response().status, 200);
+    for (mut client, status) in queued {
+        let response = client.read_response();
+        assert_eq!(response.status, status, "{response:?}");
+    }
+    assert_eq!(upstream.log().len(), 2, "the backend gets none that was stopped");
 }
 
 #[test]

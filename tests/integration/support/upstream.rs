@@ -2,12 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use socket2::SockRef;
+
+use crate::support::wait_until;
 
 /// A local address that does not respond to connection attempts, like one behind a firewall.
 pub struct UnresponsiveAddress {
@@ -96,6 +98,17 @@ impl Upstream {
     ) -> Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         Upstream::listen_on(listener, behaviour)
+    }
+
+    /// Sends no responses before it is opened.
+    pub fn gate() -> (Upstream, Arc<AtomicBool>) {
+        let open = Arc::new(AtomicBool::new(false));
+        let ours = Arc::clone(&open);
+        let upstream = Upstream::with_behaviour(move |_, stream| {
+            wait_until("the gate is opened", || ours.load(Ordering::SeqCst));
+            respond(stream, 200, "{}")
+        });
+        (upstream, open)
     }
 
     /// Acts when the head of a request has arrived, on every connection, and reads nothing more.

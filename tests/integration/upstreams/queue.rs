@@ -33,17 +33,6 @@ fn busy(pause: Duration, most: &Arc<AtomicUsize>) -> Upstream {
     })
 }
 
-/// Sends no responses before it is opened.
-fn gate() -> (Upstream, Arc<std::sync::atomic::AtomicBool>) {
-    let open = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let ours = Arc::clone(&open);
-    let upstream = Upstream::with_behaviour(move |_, stream| {
-        wait_until("the gate is opened", || ours.load(Ordering::SeqCst));
-        respond(stream, 200, "{}")
-    });
-    (upstream, open)
-}
-
 /// A client that has sent its query.
 fn sent(gateway: &Gateway, token: &str) -> Client {
     let mut client = gateway.client();
@@ -77,8 +66,8 @@ fn queries_of_one_user_do_not_block_other_users() {
 
 #[test]
 fn requests_pass_over_full_endpoints_and_wait_while_all_are_full() {
-    let (first, open_first) = gate();
-    let (second, open_second) = gate();
+    let (first, open_first) = Upstream::gate();
+    let (second, open_second) = Upstream::gate();
     let backends = [first.address(), second.address()];
     let gateway = super::gateway(&backends, &[("UPSTREAM_REQUESTS_PER_ENDPOINT", "2")]);
     let token = gateway.token();
@@ -96,7 +85,7 @@ fn requests_pass_over_full_endpoints_and_wait_while_all_are_full() {
 
 #[test]
 fn an_endpoint_that_does_not_listen_keeps_no_slot() {
-    let (upstream, open) = gate();
+    let (upstream, open) = Upstream::gate();
     let backends = [upstream.address(), super::closed_port()];
     let options = [("UPSTREAM_REQUESTS_PER_ENDPOINT", "2"), ("UPSTREAM_EJECT_AFTER", "1")];
     let gateway = super::gateway(&backends, &options);
@@ -116,7 +105,7 @@ fn an_endpoint_that_does_not_listen_keeps_no_slot() {
 
 #[test]
 fn queue_rejections_have_a_retry_after() {
-    let (upstream, open) = gate();
+    let (upstream, open) = Upstream::gate();
     let options = [("UPSTREAM_REQUESTS", "1"), ("UPSTREAM_QUEUE", "2"), ("UPSTREAM_QUEUE_TIMEOUT", "600ms")];
     let gateway = Gateway::start(upstream.address(), &options);
     let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
@@ -171,7 +160,7 @@ fn queries(lines: &Mutex<Vec<Value>>) -> Vec<(u64, String)> {
 #[test]
 fn a_disconnected_client_leaves_the_queue_or_aborts_its_query() {
     for queued in [false, true] {
-        let (upstream, open) = gate();
+        let (upstream, open) = Upstream::gate();
         // A query whose client has left keeps its slot while the backend works on it.
         let slots = if queued { "1" } else { "2" };
         let options = [("UPSTREAM_REQUESTS", slots), ("LISTEN_ADMIN", "127.0.0.1:0")];
