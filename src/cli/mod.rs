@@ -153,6 +153,9 @@ mod tests {
         fn check(command: &clap::Command, name: &str) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Example"), "{name} --help has no example");
+            // A longer command is wrapped at a space, and runs as two if it is copied.
+            let commands = help.lines().filter(|line| line.starts_with("  "));
+            assert!(commands.clone().all(|line| line.chars().count() <= 100), "{name} --help: {help}");
             for subcommand in command.get_subcommands() {
                 check(subcommand, &format!("{name} {}", subcommand.get_name()));
             }

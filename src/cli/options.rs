@@ -52,7 +52,7 @@ fn config_argument() -> Arg {
 }
 
 fn option_argument(option: &'static OptionSpec) -> Arg {
-    let argument = bare_argument(option).help_heading(option.key.split_once('.').map_or("Options", |(group, _)| group));
+    let argument = bare_argument(option).help_heading(option.key.split_once('.').map_or("global", |(group, _)| group));
     match option.shape {
         // Completions offer the words. The configuration rejects others, with the option's name.
         Shape::Choice(words) => argument.value_parser(SuggestedWords(words)).hide_possible_values(true),

@@ -58,6 +58,7 @@ pub fn command() -> Command {
     let output = || {
         Arg::new("output")
             .long("output")
+            .value_name("FORMAT")
             .short('o')
             .value_parser(["table", "json"])
             .default_value("table")
@@ -77,6 +78,7 @@ pub fn command() -> Command {
         .arg(
             Arg::new("by")
                 .long("by")
+                .value_name("KEY")
                 .value_parser(["user", "ontology", "fingerprint"])
                 .default_value("user")
                 .help("What the queries are grouped by; fingerprint: the statement without its literals"),

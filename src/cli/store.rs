@@ -21,7 +21,7 @@ pub fn command() -> Command {
             "Clients must not have this key: unlike the salt, it belongs to the gateways alone.\n\n\
              Examples:\n  \
              (umask 077; timbr-gateway store key > store-key)\n  \
-             timbr-gateway serve --store-key-file store-key --store-kind file --store-path /var/lib/timbr-gateway/tokens",
+             timbr-gateway serve --store-key-file store-key --store-kind file --store-path tokens",
         )
 }
 
