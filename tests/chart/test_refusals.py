@@ -71,6 +71,8 @@ SENTENCES = [
     ("hosts as other charts write them", [("ingress", {"enabled": True, "hosts": [{"host": "t.example.com", "paths": ["/"]}]})], "write hosts: [t.example.com], and one path"),
     ("a host that is a number", [("ingress", {"enabled": True, "hosts": [7]})], "contains 7, which is not a host name"),
     ("the tag that moves", [("image.tag", "latest")], "image.tag is latest"),
+    ("a registry in the repository", [("image.repository", "registry.example.com/timbr-gateway")], "set image.registry"),
+    ("a tag in the repository", [("image.repository", "timbr/timbr-gateway:0.1.0")], "set image.tag"),
     ("a route without a Gateway", [("httpRoute.enabled", True), ("listeners.http.enabled", True)], "httpRoute.parentRefs is empty"),
     ("a route from plain to TLS", [("httpRoute", {"enabled": True, "parentRefs": [{"name": "g"}]})], "set httpRoute.backendTLS.enabled"),
     ("a backend without a name", [("httpRoute", {"enabled": True, "parentRefs": [{"name": "g"}], "backendTLS": {"enabled": True}})], "httpRoute.backendTLS.hostname is missing"),

@@ -70,6 +70,13 @@
 {{- if eq .Values.image.tag "latest" -}}
 {{- $problems = append $problems "image.tag is latest, a different image at each restart of a pod: set a version, or remove image.tag for the version of the chart" -}}
 {{- end -}}
+{{- $registry := (.Values.global).imageRegistry | default .Values.image.registry -}}
+{{- if and (eq $registry "ghcr.io") (regexMatch "^[^/]*[.:]" .Values.image.repository) -}}
+{{- $problems = append $problems (printf "image.repository begins with a registry, so the image would be %s/%s: set image.registry to that part" $registry .Values.image.repository) -}}
+{{- end -}}
+{{- if regexMatch "[:@][^/]*$" .Values.image.repository -}}
+{{- $problems = append $problems "image.repository contains a tag or a digest: set image.tag or image.digest" -}}
+{{- end -}}
 {{- toYaml $problems -}}
 {{- end }}
 
