@@ -140,7 +140,8 @@ fn parse_revocation(body: &[u8]) -> Result<RevocationPlan, String> {
     let (revocation, subject) = match (request.user, request.fingerprint, request.token.map(Secret::new), request.all) {
         (Some(name), None, None, None) => {
             let user = parse_user(&name)?;
-            (Revocation::User(user.clone()), Some(DeniedSubject::User(user)))
+            let subject = DeniedSubject::user(&user);
+            (Revocation::User(user), Some(subject))
         }
         (None, Some(text), None, None) => Fingerprint::from_hex(&text)
             .map(|fingerprint| (Revocation::Token(fingerprint), Some(DeniedSubject::Credential(fingerprint))))

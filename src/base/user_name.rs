@@ -31,6 +31,12 @@ impl UserName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name in lower case.
+    pub fn to_lower_case(&self) -> UserName {
+        let has_upper_case = self.0.bytes().any(|byte| byte.is_ascii_uppercase());
+        if has_upper_case { UserName(self.0.to_ascii_lowercase().into()) } else { self.clone() }
+    }
 }
 
 impl fmt::Display for UserName {

@@ -13,12 +13,22 @@ use crate::store::{Fingerprint, Timestamp};
 /// What is denied.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DeniedSubject {
-    /// A user, with every credential.
+    /// A user, with every credential. See [`DeniedSubject::user`].
     User(UserName),
     /// One credential: a token, a key or a JWT.
     Credential(Fingerprint),
     /// What an operator has stopped.
     Stopped(StopTarget),
+}
+
+impl DeniedSubject {
+    /// A user.
+    ///
+    /// SECURITY: the case of the name does not matter, as it does not matter to some servers. Otherwise a denied user could
+    /// log in as `ALICE` where the verifier does not return the name as the server spells it.
+    pub fn user(user: &UserName) -> DeniedSubject {
+        DeniedSubject::User(user.to_lower_case())
+    }
 }
 
 /// An entry of the deny list.
@@ -65,7 +75,7 @@ impl DenyList {
         let entries = self.entries.read();
         let is_denied = |subject: &DeniedSubject| entries.get(subject).is_some_and(|denial| now < denial.until);
         is_denied(&DeniedSubject::Credential(credential))
-            || user.is_some_and(|user| is_denied(&DeniedSubject::User(user.clone())))
+            || user.is_some_and(|user| is_denied(&DeniedSubject::user(user)))
     }
 
     /// The entry of something that an operator has stopped.
@@ -126,8 +136,9 @@ mod tests {
         };
         let until = |time| Denial { until: Timestamp(time), note: None };
         assert!(!denies(Some("alice"), b"a", 1));
-        list.set(DeniedSubject::User(user("alice")), until(10));
+        list.set(DeniedSubject::user(&user("Alice")), until(10));
         list.set(DeniedSubject::Credential(fingerprint(b"b")), until(20));
+        assert!(denies(Some("ALICE"), b"a", 9), "some servers ignore the case");
         assert!(denies(Some("alice"), b"a", 9) && !denies(Some("alice"), b"a", 10));
         assert!(denies(Some("bob"), b"b", 19) && denies(None, b"b", 19) && !denies(Some("bob"), b"a", 5));
         list.sweep(Timestamp(10));
@@ -147,6 +158,8 @@ mod tests {
         let user = UserName::parse(b"alice").expect("valid");
         assert!(!list.denies(Some(&user), TokenId::from_token(b"a").fingerprint(), Timestamp(5)));
         assert!(list.find_stop(alice.clone(), Timestamp(9)).is_some());
+        assert!(list.find_stop(target(StopKind::User, "ALICE"), Timestamp(9)).is_some());
+        assert!(list.find_stop(target(StopKind::Route, "ALICE"), Timestamp(9)).is_none());
         assert!(list.find_stop(alice, Timestamp(10)).is_none() && list.stops(Timestamp(10)).is_empty());
         assert!(list.find_stop(target(StopKind::Route, "alice"), Timestamp(5)).is_none() && !list.stops_ontologies());
         list.set(DeniedSubject::Stopped(target(StopKind::Ontology, "sales")), denial);

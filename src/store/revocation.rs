@@ -206,7 +206,7 @@ impl Revocation {
             (b'd', rest) => {
                 let (until, subject) = rest.split_first_chunk()?;
                 let subject = match Revocation::decode(subject)? {
-                    Revocation::User(user) => DeniedSubject::User(user),
+                    Revocation::User(user) => DeniedSubject::user(&user),
                     Revocation::Token(fingerprint) => DeniedSubject::Credential(fingerprint),
                     Revocation::All | Revocation::Deny(..) => return None,
                 };

@@ -31,10 +31,12 @@ pub struct StopTarget {
 const MAX_NAME: usize = 256;
 
 impl StopTarget {
-    /// `None` if the name is empty, too long or has control characters.
+    /// `None` if the name is empty, too long or has control characters. The case of a user's name does not matter, as for
+    /// [`DeniedSubject::user`](crate::store::DeniedSubject::user).
     pub fn new(kind: StopKind, name: &str) -> Option<StopTarget> {
         let is_valid = (1..=MAX_NAME).contains(&name.len()) && !name.chars().any(char::is_control);
-        is_valid.then(|| StopTarget { kind, name: name.into() })
+        let name = if kind == StopKind::User { name.to_ascii_lowercase().into() } else { name.into() };
+        is_valid.then_some(StopTarget { kind, name })
     }
 
     /// The name of the ontology, the user or the route.
