@@ -146,9 +146,14 @@ impl Identity {
         self.upstream_key.as_ref()
     }
 
+    /// The token of this gateway that is the credential.
+    pub(super) fn token(&self) -> Option<&TokenId> {
+        if let IdentitySource::Token(id) = &self.source { Some(id) } else { None }
+    }
+
     /// Returns whether the credential is a token of this gateway. The backend does not know such tokens.
     pub fn is_gateway_token(&self) -> bool {
-        matches!(self.source, IdentitySource::Token(_))
+        self.token().is_some()
     }
 
     /// Returns whether the route requires no credential: the caller has proven nothing.

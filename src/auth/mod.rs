@@ -8,6 +8,7 @@ mod credential_file;
 mod error;
 pub mod failure_limiter;
 pub mod foreign_keys;
+mod held_access;
 mod identity;
 pub mod impersonation;
 pub mod jwt;
@@ -41,6 +42,7 @@ use crate::upstream::UpstreamClient;
 
 pub use api_key::{ApiKey, BasicKey, BasicPassword, ClientCredential, basic_authorization, bearer_token};
 pub use error::{KeyError, MintError, MintFailure};
+pub use held_access::HeldAccess;
 pub use identity::Identity;
 pub use loading::EndedLogins;
 pub use login::MintedToken;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 
+use crate::auth::HeldAccess;
 use crate::base::clock;
 use crate::base::truncate::truncate;
 use crate::base::user_name::UserName;
@@ -30,7 +31,6 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// The record of one request.
 ///
 /// SECURITY: it has neither query nor headers nor body. A query can contain what a user searched for.
-#[derive(Debug)]
 pub struct AccessRecord {
     /// Facts about the request from its connection and head.
     pub context: RequestContext,
@@ -48,6 +48,8 @@ pub struct AccessRecord {
     pub limit_rule: Option<Arc<str>>,
     /// What the query journal needs; `None` if it is off, or the request carries no statement.
     pub query: Option<Box<QueryRecord>>,
+    /// The access that an event stream depends on.
+    pub held_access: Option<Box<HeldAccess>>,
     /// The reason of the rejection; empty if the backend responded.
     pub reason: &'static str,
     /// The status of the response; 499 until there is one.
@@ -84,6 +86,7 @@ impl AccessRecord {
             key: None,
             limit_rule: None,
             query: None,
+            held_access: None,
             reason: "",
             status: StatusCode::from_u16(CLIENT_CLOSED_REQUEST).expect("within 100 to 999"),
             sent: 0,

@@ -247,6 +247,9 @@ impl Gateway {
         let statement_check = authorize(&self.auth, &screened, &identity, exchange, metrics)?;
         limit(&screened, &identity, exchange)?;
         let queued = exchange.permit().needs_slot(profile.upstream).then(|| QueuedOntology::new(&screened));
+        if profile.has_event_streams && *screened.method() == Method::GET {
+            exchange.record.held_access = Some(Box::new(self.auth.hold_access(&identity)));
+        }
         let show_token = ShowTokenCheck::for_request(self.show_token, &screened, !body.is_end_stream(), &identity);
         let mut request = upstream.rewriter.rewrite(screened, profile, body, &identity, exchange);
         // Before the slot: a client that does not send its body must not occupy one.

@@ -18,6 +18,9 @@ use crate::http::headers::{HOP_BY_HOP, HeaderName, Headers};
 use crate::os::splice::SplicePipe;
 use crate::upstream::{ResponseBody, ResponseBodyError, UpstreamClient, UpstreamResponse};
 
+/// The reason in logs and metrics if the access of the caller ends during an event stream.
+const ACCESS_ENDED_REASON: &str = "access_ended";
+
 /// A response before its record and permit move into its body.
 pub struct GatewayResponse {
     status: StatusCode,
@@ -41,7 +44,7 @@ enum BodySource {
     Upstream(Box<ResponseBody>),
     /// Begins before the backend's response. Boxed, as it is rare.
     Padded(Box<PaddedBody>),
-    /// An operator has cancelled the query after the head was sent.
+    /// An operator has cancelled the query, or the access of the caller has ended, after the head was sent.
     Cancelled,
 }
 
@@ -191,6 +194,9 @@ impl ObservedBody {
     /// has to be read instead.
     pub fn splice_into(&mut self, pipe: &mut SplicePipe) -> usize {
         let BodySource::Upstream(body) = &mut self.source else { return 0 };
+        if self.record.held_access.is_some() {
+            return 0;
+        }
         let moved = body.splice_into(pipe);
         self.record.sent += moved as u64;
         moved
@@ -208,9 +214,15 @@ impl Body for ObservedBody {
             BodySource::Local(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             BodySource::Upstream(body) => Pin::new(body).poll_frame(cx),
             BodySource::Padded(body) => poll_padded(body, &mut this.record, cx),
-            BodySource::Cancelled => Poll::Ready(Some(Err(ResponseBodyError::Broken(CANCELLED_REASON.to_owned())))),
+            BodySource::Cancelled => Poll::Ready(Some(Err(ResponseBodyError::Broken(this.record.reason.to_owned())))),
         };
         match &polled {
+            // SECURITY: a stream lasts for hours, and would otherwise survive a revocation.
+            Poll::Ready(Some(Ok(_))) if this.record.held_access.as_ref().is_some_and(|access| access.has_ended()) => {
+                this.source = BodySource::Cancelled;
+                this.record.reason = ACCESS_ENDED_REASON;
+                return Poll::Ready(Some(Err(ResponseBodyError::Broken(ACCESS_ENDED_REASON.to_owned()))));
+            }
             Poll::Ready(Some(Ok(frame))) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
                 self.record.sent += bytes as u64;

@@ -1,5 +1,6 @@
 //! What a revocation reports, and users and credentials that an operator denies for a while.
 
+use std::io::Write;
 use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use serde_json::json;
 use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::idp::{Idp, SigningKey, claims};
-use crate::support::upstream::Upstream;
+use crate::support::upstream::{AfterRequest, Upstream};
 
 const NOW: u64 = 1_900_000_000;
 
@@ -195,6 +196,33 @@ fn a_denied_user_is_rejected_while_the_backend_does_not_name_the_user_of_a_key()
     outage.store(true, Ordering::Relaxed);
     gateway.clock.advance(std::time::Duration::from_secs(61));
     assert_eq!(get(&gateway, key).status, 403);
+}
+
+#[test]
+fn an_event_stream_ends_with_the_access_of_its_caller() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
+        let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+        let mut is_open = stream.write_all(head).is_ok();
+        while is_open {
+            is_open = stream.write_all(b"data: 1\n\n").is_ok();
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        AfterRequest::Close
+    });
+    let gateway = Gateway::start(upstream.address(), &[]);
+    for (user, arguments) in
+        [("alice", &["--user", "alice"][..]), ("bob", &["--all"]), ("carol", &["--user", "carol", "--deny-for", "1h"])]
+    {
+        let token = gateway.token_of(user, "secret");
+        let mut client = gateway.client();
+        client.write_request("GET /timbr/api/mcp", &[("x-api-key", &token)], b"");
+        assert_eq!(client.read_head().expect("it begins").status, 200);
+        (0..3).for_each(|_| assert!(client.read_chunk().is_some_and(|event| !event.is_empty())));
+        revoke(&gateway, arguments);
+        assert!((0..100).any(|_| client.read_chunk().is_none()), "the stream is cut");
+        assert_eq!(get(&gateway, ("x-api-key", &token)).json()["reason"], "token_revoked");
+    }
+    assert_eq!(upstream.log().len(), 3);
 }
 
 #[test]
