@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use crate::config::ServerUrl;
 use crate::os::unix_socket;
@@ -35,12 +36,6 @@ pub struct HttpClient {
     request_timeout: Duration,
     /// For connecting, including TLS; part of `request_timeout`.
     connect_timeout: Duration,
-}
-
-/// A new connection.
-enum HttpClientStream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// Why there is no response. Contains no part of the request or the response.
@@ -100,21 +95,19 @@ impl HttpClient {
     async fn connect_and_send(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, FetchError> {
         let connected = timeout(self.connect_timeout, self.connect()).await;
         let connected = connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
-        match connected.map_err(|error| FetchError::Connect(self.authority(), error))? {
-            HttpClientStream::Plain(socket) => self.exchange(socket, request).await,
-            HttpClientStream::Tls(stream) => self.exchange(*stream, request).await,
-        }
+        let stream = connected.map_err(|error| FetchError::Connect(self.authority(), error))?;
+        self.exchange(stream, request).await
     }
 
-    async fn connect(&self) -> std::io::Result<HttpClientStream> {
+    async fn connect(&self) -> std::io::Result<Either<TcpStream, Box<TlsStream<TcpStream>>>> {
         let socket = match &self.url.socket {
             Some(path) => unix_socket::connect_stream(path).await?,
             None => TcpStream::connect((self.url.host.as_str(), self.url.port)).await?,
         };
-        let Some(tls) = &self.tls else { return Ok(HttpClientStream::Plain(socket)) };
+        let Some(tls) = &self.tls else { return Ok(Either::Left(socket)) };
         let connector = TlsConnector::from(tls.config.clone());
         let stream = connector.connect(tls.server_name.clone(), socket).await?;
-        Ok(HttpClientStream::Tls(Box::new(stream)))
+        Ok(Either::Right(Box::new(stream)))
     }
 
     async fn exchange(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::either::Either;
 
 use crate::os::unix_socket;
 use crate::upstream::connection::UpstreamStream;
@@ -20,9 +21,9 @@ pub async fn connect(endpoint: &Endpoint, limit: Duration) -> io::Result<Upstrea
             EndpointAddress::Unix(path) => unix_socket::connect_stream(path).await?,
         };
         Ok(match &endpoint.origin.tls {
-            None => UpstreamStream::Plain(socket),
+            None => Either::Left(socket),
             Some((connector, tls)) => {
-                UpstreamStream::Tls(Box::new(connector.connect(tls.server_name.clone(), socket).await?))
+                Either::Right(Box::new(connector.connect(tls.server_name.clone(), socket).await?))
             }
         })
     };

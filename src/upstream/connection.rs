@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use crate::upstream::deadline::Deadline;
 use crate::upstream::endpoint::Endpoint;
@@ -64,11 +65,8 @@ impl Drop for UpstreamConnectionGuard {
     }
 }
 
-/// A socket with or without TLS.
-pub enum UpstreamStream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
+/// A socket: on the left without TLS, on the right with it.
+pub type UpstreamStream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// The way to check that an idle connection is still open.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,7 +95,7 @@ impl UpstreamConnection {
         let cx = &mut Context::from_waker(Waker::noop());
         // Over TLS, this writes the alert. If the socket accepts nothing, the alert is omitted.
         let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
-        let _ = SockRef::from(self.stream.socket()).shutdown(Shutdown::Write);
+        let _ = SockRef::from(self.socket()).shutdown(Shutdown::Write);
     }
 
     /// Starts the response timeout: the backend accepted the last byte of the request at `now`, and its response must
@@ -127,8 +125,7 @@ impl UpstreamConnection {
     /// busy backend can hold: the kernel treats a closed receive window like missing acknowledgements.
     pub fn set_user_timeout(&mut self, limit: Option<Duration>) {
         if self.has_user_timeout != limit.is_some() {
-            self.has_user_timeout =
-                SockRef::from(self.stream.socket()).set_tcp_user_timeout(limit).is_ok() && limit.is_some();
+            self.has_user_timeout = SockRef::from(self.socket()).set_tcp_user_timeout(limit).is_ok() && limit.is_some();
         }
     }
 
@@ -137,93 +134,34 @@ impl UpstreamConnection {
         if !self.unread.is_empty() {
             return false;
         }
-        let mut byte = [0];
-        let mut cx = Context::from_waker(Waker::noop());
+        let would_block = |read: io::Result<usize>| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         match &mut self.stream {
-            UpstreamStream::Plain(socket) => {
-                if check == IdleCheck::Kernel {
-                    let mut byte = [MaybeUninit::uninit()];
-                    let peeked = SockRef::from(&*socket).peek(&mut byte);
-                    return peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-                }
-                let read = socket.try_read(&mut byte);
-                read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-            }
+            Either::Left(socket) if check == IdleCheck::Kernel => would_block(peek(socket)),
+            Either::Left(socket) => would_block(socket.try_read(&mut [0])),
             // TLS may send its own records, such as session tickets: these are consumed here. Application data must not
             // arrive.
-            UpstreamStream::Tls(stream) => {
-                if check == IdleCheck::Kernel && is_closed_by_peer(stream.get_ref().0) {
+            Either::Right(stream) => {
+                let peeked = (check == IdleCheck::Kernel).then(|| peek(stream.get_ref().0));
+                if peeked.is_some_and(|peeked| !matches!(peeked, Ok(1)) && !would_block(peeked)) {
                     return false;
                 }
-                Pin::new(stream).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+                let cx = &mut Context::from_waker(Waker::noop());
+                Pin::new(stream).poll_read(cx, &mut ReadBuf::new(&mut [0])).is_pending()
             }
         }
     }
-}
 
-/// Returns whether the peer has closed the connection and no data is left to read.
-fn is_closed_by_peer(socket: &TcpStream) -> bool {
-    let mut byte = [MaybeUninit::uninit()];
-    match SockRef::from(socket).peek(&mut byte) {
-        Ok(bytes) => bytes == 0,
-        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-    }
-}
-
-impl UpstreamStream {
     fn socket(&self) -> &TcpStream {
-        match self {
-            UpstreamStream::Plain(socket) => socket,
-            UpstreamStream::Tls(stream) => stream.get_ref().0,
+        match &self.stream {
+            Either::Left(socket) => socket,
+            Either::Right(stream) => stream.get_ref().0,
         }
     }
 }
 
-impl AsyncRead for UpstreamStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            UpstreamStream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            UpstreamStream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for UpstreamStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            UpstreamStream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            UpstreamStream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            UpstreamStream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            UpstreamStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            UpstreamStream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            UpstreamStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            UpstreamStream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            UpstreamStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
+/// The number of received bytes that can be read: 1 if there are any, 0 if the peer has closed the connection.
+fn peek(socket: &TcpStream) -> io::Result<usize> {
+    SockRef::from(socket).peek(&mut [MaybeUninit::uninit()])
 }
 
 #[cfg(test)]
@@ -239,10 +177,9 @@ mod tests {
     async fn the_user_timeout_is_set_only_while_data_may_be_unacknowledged() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let socket = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
-        let mut connection =
-            UpstreamConnection::new(UpstreamStream::Plain(socket), UpstreamConnectionGuard::uncounted());
+        let mut connection = UpstreamConnection::new(Either::Left(socket), UpstreamConnectionGuard::uncounted());
         let limit = |connection: &UpstreamConnection| {
-            SockRef::from(connection.stream.socket()).tcp_user_timeout().expect("read").unwrap_or_default()
+            SockRef::from(connection.socket()).tcp_user_timeout().expect("read").unwrap_or_default()
         };
         let (hour, moment) = (Duration::from_secs(3600), Duration::from_millis(20));
 

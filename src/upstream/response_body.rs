@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio_util::either::Either;
 
 use crate::admission::RequestPermit;
 use crate::http::h1::chunked::{ChunkedDecoder, Decoded};
@@ -14,7 +15,7 @@ use crate::http::h1::head::Framing;
 use crate::http::h1::response::BodyExtent;
 use crate::os::splice::SplicePipe;
 use crate::upstream::abandoned::abandon_response;
-use crate::upstream::connection::{UpstreamConnection, UpstreamStream};
+use crate::upstream::connection::UpstreamConnection;
 use crate::upstream::exchange::Upload;
 use crate::upstream::load_balancer::UpstreamInFlight;
 use crate::upstream::progress_timeout::ProgressTimeout;
@@ -161,7 +162,7 @@ impl ResponseBody {
     /// nothing.
     pub fn splice_into(&mut self, pipe: &mut SplicePipe) -> usize {
         let (Some(connection), None) = (&self.connection, &self.upload) else { return 0 };
-        let (UpstreamStream::Plain(socket), true) = (&connection.stream, connection.unread.is_empty()) else {
+        let (Either::Left(socket), true) = (&connection.stream, connection.unread.is_empty()) else {
             return 0;
         };
         let RemainingBody::Length(left) = &mut self.remaining else { return 0 };
