@@ -102,9 +102,7 @@ impl ConfigReloader {
             return if self.record_failure(problems) { outcome } else { Ok(None) };
         }
         self.failed_at = None;
-        if self.watch.record_success(stamps) {
-            info!("the configuration is valid again");
-        }
+        self.watch.record_success(stamps);
         outcome
     }
 
@@ -137,7 +135,10 @@ impl ConfigReloader {
         let Some(source) = &mut self.source else { return Ok(None) };
         let (mut config, settings) = config::load(&source.sources)?;
         let settings = LoadedSettings::new(settings);
-        if trigger == Trigger::FileChange && settings.changes(&source.last_read).is_empty() {
+        // A configuration that is valid again is a successful reload, even if it is the active one: otherwise the last
+        // reload would count as failed until the next change.
+        let is_recovery = self.watch.is_failing();
+        if trigger == Trigger::FileChange && !is_recovery && settings.changes(&source.last_read).is_empty() {
             return Ok(None);
         }
         let changes = settings.changes(&source.active);
@@ -257,6 +258,19 @@ mod tests {
         assert_eq!(restarts(check_twice(&mut reloader)), None);
         write(&file, "limits: {uri: 300B}\n");
         assert_eq!(restarts(check_twice(&mut reloader)), Some(vec![]), "no restart is needed any more");
+        assert_eq!(restarts(check_twice(&mut reloader)), None);
+    }
+
+    #[test]
+    fn a_mistake_that_is_undone_is_a_successful_reload() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("gateway.yaml");
+        let mut reloader = reloader(&file);
+        write(&file, "nonsense: 1\n");
+        assert!(check_twice(&mut reloader).is_err());
+        write(&file, "");
+        reloader.failed_at = None;
+        assert_eq!(restarts(check_twice(&mut reloader)), Some(vec![]));
         assert_eq!(restarts(check_twice(&mut reloader)), None);
     }
 
