@@ -147,6 +147,13 @@ enum ResponseHeader<'a> {
     Allow(&'a str),
 }
 
+impl ResponseHeader<'_> {
+    /// Rounded up: a client that retries earlier is rejected again.
+    fn retry_after(wait: Duration) -> Self {
+        ResponseHeader::RetryAfter(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+    }
+}
+
 /// Data of the examples in the documents.
 trait ExampleData {
     fn example() -> Self;
@@ -181,7 +188,7 @@ pub struct StoppedRequest {
 
 impl StoppedRequest {
     fn response_header(&self) -> Option<ResponseHeader<'_>> {
-        self.retry_after.map(|duration| ResponseHeader::RetryAfter(duration.as_millis().div_ceil(1000) as u64))
+        self.retry_after.map(ResponseHeader::retry_after)
     }
 }
 
@@ -278,6 +285,14 @@ mod tests {
         let rejection = Rejection::ConnectionNamesPolicyHeader("tk_secret".to_owned());
         let shown = format!("{:?}{:?}{:?}", rejection.header(), rejection.entry(), rejection.detail());
         assert!(!shown.contains("tk_secret"), "{shown}");
+    }
+
+    #[test]
+    fn a_retry_is_never_too_early() {
+        for (nanos, seconds) in [(1, 1), (1_000_000_000, 1), (1_000_000_001, 2)] {
+            let header = ResponseHeader::retry_after(Duration::from_nanos(nanos));
+            assert!(matches!(header, ResponseHeader::RetryAfter(rounded) if rounded == seconds), "{nanos}");
+        }
     }
 
     #[test]

@@ -146,7 +146,7 @@ rejections! {
         reason: "rate_limited",
         phases: [Share],
         fault: Rules,
-        response_header: RetryAfter(exceeded.retry_after.as_millis().div_ceil(1000) as u64),
+        response_header: ResponseHeader::retry_after(exceeded.retry_after),
         rules: ["limits.rules"],
         detail: format!("the limit of rule {}", exceeded.rule),
         message: "You send more requests than you may. Send fewer at a time, and wait as long as Retry-After says.",
