@@ -798,7 +798,7 @@ rejections! {
                   moment. This one was not sent.",
         remedy: "The backend has `upstream.requests` requests, or each endpoint `upstream.requests_per_endpoint`, and \
                  `upstream.queue` more are queued. When the queue is full, the caller with the most queued requests \
-                 receives this rejection. Nothing was sent. See [upstreams.md](upstreams.md).",
+                 receives this rejection. Nothing was sent.",
     }
     /// The request was queued for too long.
     QueueTimeout {
@@ -824,8 +824,7 @@ rejections! {
             why => format!("An operator of the gateway has cancelled this query: {}.", why.trim_end_matches('.')),
         },
         remedy: "An operator has used `timbr-gateway queries cancel`; the audit log says who, and why. The status is one \
-                 that clients do not retry by themselves. The backend may have executed the query, or a part of it. See \
-                 [queries.md](queries.md).",
+                 that clients do not retry by themselves. The backend may have executed the query, or a part of it.",
     }
     /// Connecting to the backend failed.
     UpstreamUnreachable {
