@@ -85,7 +85,7 @@ pub fn set_log_level(call: &Call<'_>) -> CallResult {
     call.note(label!("new"), &level);
     log::set_level(level);
     // At a level that is always logged, so that the log shows why its level changes.
-    warn!(level = %level, "log level changed by an operator");
+    warn!(new = %level, "log level changed by an operator");
     Ok(json!({ "level": level.to_string() }))
 }
 

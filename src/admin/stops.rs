@@ -68,7 +68,7 @@ pub async fn stop(call: Call<'_>) -> CallResult {
     }
     let snapshot = call.admin.snapshot.get();
     let stopped = snapshot.auth.store().stop(target.clone(), &why, duration).await;
-    warn!(%target, why, "stopped by an operator");
+    warn!(stopped = %target, why, "stopped by an operator");
     let until = report_scope(&call, stopped)?;
     let until = duration.is_some().then(|| until.unix_seconds());
     Ok(json!({ "status": "success", "until": until, "memory_only": snapshot.auth.store().is_memory_only() }))
@@ -83,7 +83,7 @@ pub async fn resume(call: Call<'_>) -> CallResult {
     let store = snapshot.auth.store();
     let was_stopped = store.find_stop(|| Some(target.clone())).is_some();
     let resumed = store.resume(target.clone()).await;
-    warn!(%target, "resumed by an operator");
+    warn!(stopped = %target, "resumed by an operator");
     report_scope(&call, resumed)?;
     Ok(json!({ "status": "success", "was_stopped": was_stopped }))
 }

@@ -155,6 +155,21 @@ fn files_are_small() {
     }
 }
 
+/// Such a field would be in the line twice, and a reader of JSON takes either.
+#[test]
+fn no_event_has_a_field_with_the_name_of_a_fixed_one() {
+    for (path, text) in sources() {
+        for event in ["error!(", "warn!(", "info!(", "debug!("].iter().flat_map(|name| text.split(name).skip(1)) {
+            let arguments = event.split_once(");").map_or(event, |(arguments, _)| arguments);
+            for argument in arguments.split(',').map(str::trim) {
+                let name = argument.split_once(" =").map_or(argument, |(name, _)| name).trim_start_matches(['%', '?']);
+                let is_fixed = ["timestamp", "level", "target", "message"].contains(&name);
+                assert!(!is_fixed, "{}: {argument}", path.display());
+            }
+        }
+    }
+}
+
 #[test]
 fn the_source_has_no_todo() {
     for (path, text) in sources() {
