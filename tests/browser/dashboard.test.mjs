@@ -17,6 +17,8 @@ const WIDE = { width: 1280, height: 900 };
 const TABLET = { width: 820, height: 1100 };
 const PHONE = { width: 360, height: 780 };
 
+const LONG_NAME = "a-service-account-with-a-very-long-name-for-reports@subdomain.example.com";
+
 let browser, backend, gateway, tokens;
 const problems = [];
 
@@ -28,7 +30,7 @@ before(async () => {
     TIMBR_GATEWAY_JOURNAL_ENABLED: "true",
   });
   tokens = [];
-  for (const user of ["alice", "bob", "reporting@example.com"]) tokens.push(await gateway.token(user));
+  for (const user of ["alice", "bob", LONG_NAME]) tokens.push(await gateway.token(user));
   browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: FLAGS });
   await gateway.load(6000, tokens);
 });
@@ -66,6 +68,9 @@ async function checkAccessibility(page, name) {
   const messages = violations.map((one) => `${name}: ${one.impact} ${one.id}: ${one.nodes.map((node) => node.html).slice(0, 3).join(" | ")}`);
   assert.deepEqual(messages, []);
 }
+
+/** The panels whose content does not fit: their last columns are hidden. */
+const cutPanels = (page) => page.evaluate(() => [...document.querySelectorAll(".panel")].filter((panel) => panel.scrollWidth > panel.clientWidth).map((panel) => panel.id || panel.innerText.slice(0, 40)));
 
 const overflow = (page) => page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
 
@@ -262,9 +267,10 @@ test("a flood, a stopped ontology and an attack are named", async () => {
 });
 
 test("a running query is shown and cancelled", async () => {
-  const query = (ontology) => gateway.ask(`POST /timbr/openapi/ontology/${ontology}/query`,
-    { "content-type": "application/text", "x-api-key": tokens[0], "x-request-id": `query-of-${ontology}` }, "SELECT name FROM customer");
+  const query = (ontology, token = tokens[0]) => gateway.ask(`POST /timbr/openapi/ontology/${ontology}/query`,
+    { "content-type": "application/text", "x-api-key": token, "x-request-id": `query-of-${ontology}` }, "SELECT name FROM customer");
   await query("sales");
+  await query("an_ontology_with_a_long_name", tokens[2]);
   const runaway = query("runaway");
   const page = await open();
   const row = page.locator("#queries-running tbody tr", { hasText: "runaway" });
@@ -272,6 +278,9 @@ test("a running query is shown and cancelled", async () => {
   assert.match(await row.innerText(), /alice[\s\S]*running[\s\S]*runaway[\s\S]*read/);
   await page.locator("#queries-top tbody tr", { hasText: "alice" }).waitFor();
   await page.locator("#queries-slow tbody tr", { hasText: "sales" }).waitFor();
+  await page.locator("#queries-slow tbody tr", { hasText: LONG_NAME }).waitFor();
+  await page.locator("#callers-users tbody tr", { hasText: LONG_NAME }).waitFor();
+  assert.deepEqual(await cutPanels(page), []);
   await shot(page, "queries");
   await checkAccessibility(page, "queries");
   await row.getByRole("button", { name: "Cancel query-of-runaway of alice" }).click();

@@ -115,7 +115,7 @@ const dateTime = (time) =>
   `${new Date(time * 1000).toLocaleDateString([], { year: "numeric", month: "short", day: "numeric" })}, ${clockTime(time)}`;
 
 /** A time; its tooltip has the date. */
-const timeElement = (time, text) => el("time", { datetime: new Date(time * 1000).toISOString(), title: dateTime(time) }, text || clockTime(time, true));
+const timeElement = (time, text) => el("time", { datetime: new Date(time * 1000).toISOString(), title: new Date(time * 1000).toISOString() }, text || clockTime(time, true));
 
 const count = (number) => number.toLocaleString("en", { maximumFractionDigits: 0 }).replaceAll(",", "\u202f");
 
@@ -499,7 +499,7 @@ function rejectionRows(rejection) {
     cell("", { class: "nowrap" }, timeElement(rejection.time)),
     cell("", { class: "nowrap" }, el("button", { type: "button", class: "expand", "aria-expanded": String(isOpen), "aria-controls": isOpen ? id : null, "data-focus": key, onclick: toggle }, el("span", { class: "mono" }, rejection.reason))),
     cell("status", { class: "num" }, rejection.status),
-    cell("", { class: "nowrap" }, rejection.user || rejection.client, rejection.user ? el("span", { class: "sub" }, rejection.client) : null),
+    cell("", { class: "break" }, rejection.user || rejection.client, rejection.user ? el("span", { class: "sub" }, rejection.client) : null),
     cell("", { class: "wide break mono" }, `${rejection.method} ${rejection.path}`));
   if (!isOpen) return [row];
   return [row, el("tr", { class: "explained", id }, el("td", { colspan: 5 }, explanation(rejection, opened.get(key))))];

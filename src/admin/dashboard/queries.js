@@ -31,14 +31,14 @@ async function queries() {
   for (const id of ["queries-search", "queries-top", "queries-slow"]) $(id).hidden = false;
   const all = running.body.queries;
   render($("queries-running"), all.length
-    ? [table("Running now, the longest first", [{ name: "User", class: "wide" }, { name: "State" }, { name: "For" }, { name: "Ontology" }, { name: "Statement" }, { name: "Action", hidden: true }], all.slice(0, QUERY_ROWS).map(runningRow)),
+    ? [table("Running now, the longest first", [{ name: "User" }, { name: "State" }, { name: "For" }, { name: "Ontology" }, { name: "Statement" }, { name: "Action", hidden: true }], all.slice(0, QUERY_ROWS).map(runningRow)),
       all.length > QUERY_ROWS ? el("p", { class: "more" }, `${count(all.length - QUERY_ROWS)} more: `, el("code", {}, "timbr-gateway queries running"), ".") : null]
     : emptyState("Nothing is running.", "Queued, running and abandoned queries are listed here."));
   render($("queries-top"), top.body.rows.length
     ? table("Most time in the last hour", [{ name: $("queries-by").selectedOptions[0].textContent, class: "wide" }, { name: "Count", class: "num" }, { name: "Errors", class: "num" }, { name: "Mean", class: "num" }, { name: "Total", class: "num" }], top.body.rows.map(topRow))
     : emptyState("No statement in the last hour.", null));
   render($("queries-slow"), slow.body.queries.length
-    ? table("Slowest in the last hour", [{ name: "User", class: "wide" }, { name: "Ontology" }, { name: "Statement" }, { name: "Status", class: "num" }, { name: "Duration", class: "num" }], slow.body.queries.map(slowRow))
+    ? table("Slowest in the last hour", [{ name: "User" }, { name: "Ontology" }, { name: "Statement" }, { name: "Status", class: "num" }, { name: "Duration", class: "num" }], slow.body.queries.map(slowRow))
     : emptyState("No statement in the last hour.", null));
 }
 
