@@ -44,8 +44,8 @@ impl QueryMetrics {
             counts: catalogue.register(
                 "queries",
                 &["ontology", "outcome"],
-                "Statements that ended, while journal.enabled is set; `outcome` is `ok` or `error`. The 51st ontology and all \
-                 after it are `other`.",
+                "Statements that ended, while journal.enabled is set; `outcome` is `ok` or `error`. An ontology has its own \
+                 label from its first `ok` on, if there are less than 50; the others are `other`.",
             ),
             durations: catalogue.register(
                 "query_duration_seconds",
