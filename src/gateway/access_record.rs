@@ -214,7 +214,9 @@ impl AccessRecord {
             line.number(label!("received"), received);
             line.number(label!("sent"), self.sent);
             line.boolean(label!("complete"), self.complete);
-            line.millis(label!("head_ms"), self.to_head.unwrap_or_default());
+            if let Some(duration) = self.to_head {
+                line.millis(label!("head_ms"), duration);
+            }
             if let Some(duration) = self.upstream_to_head {
                 line.millis(label!("upstream_ms"), duration);
             }
