@@ -180,10 +180,23 @@ fn the_banner_names_rejections_lock_outs_and_stops() {
     for _ in 0..30 {
         gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", "Bearer guess")], b"");
     }
-    let stop = r#"{"kind":"ontology","name":"sales","why":"Maintenance."}"#;
+    let stop = r#"{"kind":"user","name":"Alice B","why":"Maintenance."}"#;
     assert_eq!(gateway.admin_command("POST /stop", stop).status, 200);
     let has = |text: &str| overview()["attention"].to_string().contains(text);
-    assert!(has("Stopped by an operator: ontology sales") && has("Maintenance."), "{}", overview()["attention"]);
+    assert!(has("Stopped by an operator: user Alice B") && has("Maintenance."), "{}", overview()["attention"]);
+    assert!(has("`timbr-gateway resume user 'Alice B'`"), "{}", overview()["attention"]);
     wait_until("the rejections are counted", || has("% of the requests of the last minute were rejected"));
     wait_until("the lock-out is shown", || has("Clients are locked out after failed logins"));
+}
+
+/// Such clients get no response, so nothing else counts them.
+#[test]
+fn the_banner_names_refused_connections() {
+    let gateway = Gateway::start(Upstream::start().address(), &[("LIMITS_CONNECTIONS", "1")]);
+    let mut first = gateway.client();
+    first.write(b"GET / HTTP/1.1\r\n");
+    wait_until("the refused connections are shown", || {
+        drop(gateway.client());
+        get(&gateway, "/overview").json()["attention"].to_string().contains("client connections were refused")
+    });
 }

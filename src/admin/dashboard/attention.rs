@@ -30,6 +30,9 @@ const EVENT_DURATION: Duration = Duration::from_secs(15 * 60);
 /// Requests that have been queued for this time need attention.
 const LONG_QUEUE: Duration = Duration::from_secs(20);
 
+/// The severity of a problem that clients notice.
+const BAD: &str = "bad";
+
 /// A problem that an operator should look at.
 pub struct AttentionItem {
     severity: &'static str,
@@ -45,6 +48,7 @@ pub struct RecentEvents {
     evicted: RecentIncrease,
     dropped_lines: RecentIncrease,
     lost_audit_lines: RecentIncrease,
+    refused_connections: RecentIncrease,
     queued: u64,
     queued_since: Option<Instant>,
 }
@@ -81,12 +85,21 @@ impl RecentEvents {
         let lost = log::lost_audit_lines();
         self.dropped_lines.add((log::dropped_lines() - lost) as u64);
         self.lost_audit_lines.add(lost as u64);
+        self.refused_connections.add(metrics.refused_connections());
         self.queued = u64::try_from(metrics.requests_queued.get()).unwrap_or_default();
         self.queued_since = (self.queued > 0).then(|| self.queued_since.unwrap_or_else(Instant::now));
     }
 
     fn items(&self) -> Vec<AttentionItem> {
         let mut items = Vec::new();
+        if let Some(count) = self.refused_connections.count() {
+            items.push(AttentionItem::bad(
+                format!("{count} client connections were refused"),
+                "Clients cannot connect: `limits.connections` or the number of open files (`ulimit -n`) is reached. \
+                 `limits.connections_per_address` keeps one address from that.",
+                None,
+            ));
+        }
         if let Some(count) = self.lost_audit_lines.count() {
             items.push(AttentionItem::bad(
                 format!("{count} lines of the audit log are lost"),
@@ -111,7 +124,8 @@ impl RecentEvents {
         if self.queued_since.is_some_and(|since| since.elapsed() >= LONG_QUEUE) {
             items.push(AttentionItem::warn(
                 format!("Requests have been queued without a pause; now {}", self.queued),
-                "The backends are at `upstream.requests`. `timbr-gateway top` names the users with the most requests.",
+                "The backends are at `upstream.requests`. `timbr-gateway queries running` shows what they work on, if \
+                 `journal.enabled` is set.",
                 Some("upstreams"),
             ));
         }
@@ -121,7 +135,7 @@ impl RecentEvents {
 
 impl AttentionItem {
     fn bad(message: impl Into<String>, remedy: &str, section: Option<&'static str>) -> AttentionItem {
-        AttentionItem { severity: "bad", message: message.into(), remedy: remedy.to_owned(), section }
+        AttentionItem { severity: BAD, message: message.into(), remedy: remedy.to_owned(), section }
     }
 
     fn warn(message: impl Into<String>, remedy: &str, section: Option<&'static str>) -> AttentionItem {
@@ -175,6 +189,7 @@ pub fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory
             Some("configuration"),
         ));
     }
+    items.sort_by_key(|item| item.severity != BAD);
     items
 }
 
@@ -210,10 +225,12 @@ fn certificate_items(admin: &AdminContext) -> Vec<AttentionItem> {
     let item = |CertificateStatus { names, fault, .. }| {
         let fault = fault?;
         let message = format!("The certificate for {names} {fault}");
-        let remedy = "Clients reject such a certificate. New files are loaded within a second.";
+        let section = Some("certificates");
         Some(match fault {
-            CertificateFault::Expired => AttentionItem::bad(message, remedy, Some("certificates")),
-            _ => AttentionItem::warn(message, remedy, Some("certificates")),
+            CertificateFault::ExpiresSoon(_) => {
+                AttentionItem::warn(message, "New files are loaded within a second.", section)
+            }
+            _ => AttentionItem::bad(message, "Clients reject it. New files are loaded within a second.", section),
         })
     };
     admin.dashboard.certificates().into_iter().filter_map(item).collect()
@@ -223,9 +240,10 @@ fn certificate_items(admin: &AdminContext) -> Vec<AttentionItem> {
 fn stop_items(admin: &AdminContext) -> Vec<AttentionItem> {
     let stops = admin.snapshot.get().auth.store().stops();
     let item = |stop: &ActiveStop| {
+        let (kind, name) = (stop.target.kind.as_str(), shell_word(stop.target.name()));
         let remedy = format!(
-            "Its requests get 503 `stopped_by_operator`: {} `timbr-gateway resume {}` ends that.",
-            stop.note.why, stop.target
+            "Its requests get 503 `stopped_by_operator` with the text \"{}\". `timbr-gateway resume {kind} {name}` ends that.",
+            stop.note.why
         );
         AttentionItem::warn(format!("Stopped by an operator: {}", stop.target), &remedy, None)
     };
@@ -248,14 +266,15 @@ fn rejection_items(history: &TrafficHistory) -> Vec<AttentionItem> {
     if locked_out > 0 {
         items.push(AttentionItem::warn(
             format!("Clients are locked out after failed logins: {locked_out} requests in 5 minutes"),
-            "An address has reached `limits.failures_per_address` or `limits.failures_per_user`. The audit log has \
-             `claimed_user` and `client` of each failed login.",
+            "An address has reached `limits.failures_per_address` or `limits.failures_per_user`. `timbr-gateway top` names \
+             the addresses, the audit log `claimed_user` of each failed login.",
             section,
         ));
     } else if failed >= MANY_FAILED_LOGINS {
         items.push(AttentionItem::warn(
-            format!("{failed} failed logins in 5 minutes"),
-            "Someone guesses, or a client has an old password or key. The audit log has `claimed_user` and `client`.",
+            format!("{failed} wrong credentials in 5 minutes"),
+            "Someone guesses, or a client has an old password or key. `timbr-gateway top` names the addresses, the audit \
+             log `claimed_user` of each failed login.",
             section,
         ));
     }
@@ -300,9 +319,21 @@ fn file_items(admin: &AdminContext) -> Vec<AttentionItem> {
     .collect()
 }
 
+/// A name as one argument in a shell.
+fn shell_word(name: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_.@/".contains(c);
+    if name.chars().all(is_plain) { name.to_owned() } else { format!("'{}'", name.replace('\'', r"'\''")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_quoted_for_the_shell() {
+        let words = ["alice@example.com", "häfen", "a b", "it's"].map(shell_word);
+        assert_eq!(words, ["alice@example.com", "häfen", "'a b'", r"'it'\''s'"]);
+    }
 
     #[test]
     fn increases_are_shown_with_their_sum() {

@@ -184,6 +184,12 @@ impl Metrics {
         self.connections_ended.get_or_create(&[("cause", cause.as_str())]).inc();
     }
 
+    /// The number of client connections that were refused for want of room.
+    pub fn refused_connections(&self) -> u64 {
+        let at_limit = self.connections_ended.get_or_create(&[("cause", CloseCause::ConnectionsLimit.as_str())]).get();
+        at_limit + self.accept_failures.get()
+    }
+
     /// The counter of a rule of `limits.rules`.
     pub fn limit_rule(&self, rule: &str) -> Counter {
         self.limit_rules.get_or_create(&vec![("rule", rule.to_owned())]).clone()
