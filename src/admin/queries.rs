@@ -10,6 +10,7 @@
 //!
 //! Times are in seconds since the Unix epoch. The statistics cover the last hour, and this gateway only.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,8 +102,9 @@ pub fn cancel(call: &Call<'_>) -> CallResult {
         |query: &&Arc<RunningQuery>| *query.request_id == *request.request_id && query.state() == QueryState::Abandoned;
     let abandoned = call.admin.queries.running().iter().filter(abandoned).count();
     let cancelled = call.admin.queries.cancel(&request.request_id, &request.why.into());
-    let users: Vec<&str> = cancelled.iter().map(|query| &*query.facts.user).collect();
-    call.note(label!("query_user"), &users.join(", "));
+    let users: BTreeSet<&str> = cancelled.iter().map(|query| &*query.facts.user).collect();
+    let names: Vec<_> = users.iter().copied().collect();
+    call.note(label!("query_user"), &names.join(", "));
     call.note(label!("cancelled"), &cancelled.len());
     Ok(json!({ "status": "success", "cancelled": cancelled.len(), "users": users, "abandoned": abandoned }))
 }
