@@ -17,6 +17,7 @@ use crate::admin::routes::{AdminError, Call, CallResult};
 use crate::base::client_address;
 use crate::base::percent::decode_query_value;
 use crate::gateway::recent_rejections::RejectionRecord;
+use crate::gateway::rejection::Rejection;
 
 const DEFAULT_LIMIT: usize = 100;
 
@@ -29,6 +30,11 @@ pub fn list(call: &Call<'_>) -> CallResult {
     for (name, value) in call.parameters() {
         match (name, value.parse()) {
             ("limit", Ok(number @ 1..)) => limit = number,
+            ("reason", _) if !Rejection::examples().iter().any(|known| known.reason() == value) => {
+                let message = "no rejection has this reason: docs/errors.md lists the reasons, and docs/logs.md those of \
+                               requests that were aborted";
+                return Err(AdminError::bad_request(message));
+            }
             ("reason", _) => reason = Some(value),
             ("user", _) => user = Some(value),
             _ => {

@@ -10,11 +10,11 @@ use crate::cli::table::{Column, format_time, print_table, printable_text, rows};
 use crate::cli::{CliResult, admin_client, arguments, print_line};
 
 const REJECTIONS: [Column; 5] = [
-    ("TIME", 22, rejection_time),
-    ("STATUS", 8, |refusal| refusal["status"].to_string()),
-    ("REASON", 28, |refusal| printable_text(refusal, "reason")),
-    ("REQUEST ID", 34, |refusal| printable_text(refusal, "request_id")),
-    ("PATH", 0, |refusal| printable_text(refusal, "path")),
+    ("TIME", rejection_time),
+    ("STATUS", |refusal| refusal["status"].to_string()),
+    ("REASON", |refusal| printable_text(refusal, "reason")),
+    ("REQUEST ID", |refusal| printable_text(refusal, "request_id")),
+    ("PATH", |refusal| printable_text(refusal, "path")),
 ];
 
 pub fn command() -> Command {

@@ -13,17 +13,17 @@ use crate::cli::{CliResult, arguments, print_line};
 /// The exit code of `cancel` if nothing was cancelled.
 const NO_QUERY_MATCHES: u8 = 4;
 
-const REQUEST_ID: Column = ("REQUEST ID", 34, |query| printable_text(query, "request_id"));
-const USER: Column = ("USER", 20, |query| printable_text(query, "user"));
-const ONTOLOGY: Column = ("ONTOLOGY", 20, |query| printable_text(query, "ontology"));
-const CLASS: Column = ("CLASS", 9, |query| printable_text(query, "class"));
-const FINGERPRINT: Column = ("FINGERPRINT", 18, |query| printable_text(query, "fingerprint"));
-const TEXT: Column = ("TEXT", 0, |query| printable_text(query, "text"));
+const REQUEST_ID: Column = ("REQUEST ID", |query| printable_text(query, "request_id"));
+const USER: Column = ("USER", |query| printable_text(query, "user"));
+const ONTOLOGY: Column = ("ONTOLOGY", |query| printable_text(query, "ontology"));
+const CLASS: Column = ("CLASS", |query| printable_text(query, "class"));
+const FINGERPRINT: Column = ("FINGERPRINT", |query| printable_text(query, "fingerprint"));
+const TEXT: Column = ("TEXT", |query| printable_text(query, "text"));
 
 const RUNNING: [Column; 8] = [
     REQUEST_ID,
-    ("STATE", 11, |query| printable_text(query, "state")),
-    ("FOR", 11, |query| duration(&query["running_ms"])),
+    ("STATE", |query| printable_text(query, "state")),
+    ("FOR", |query| duration(&query["running_ms"])),
     USER,
     ONTOLOGY,
     CLASS,
@@ -32,9 +32,9 @@ const RUNNING: [Column; 8] = [
 ];
 
 const SLOW: [Column; 9] = [
-    ("ENDED", 22, |query| time(query, "ended")),
-    ("DURATION", 11, |query| duration(&query["total_ms"])),
-    ("STATUS", 8, |query| query["status"].to_string()),
+    ("ENDED", |query| time(query, "ended")),
+    ("DURATION", |query| duration(&query["total_ms"])),
+    ("STATUS", |query| query["status"].to_string()),
     USER,
     ONTOLOGY,
     CLASS,
@@ -44,34 +44,25 @@ const SLOW: [Column; 9] = [
 ];
 
 const TOP: [Column; 8] = [
-    ("KEY", 24, |row| printable_text(row, "key")),
-    ("COUNT", 9, |row| row["count"].to_string()),
-    ("ERRORS", 9, |row| row["errors"].to_string()),
-    ("TOTAL", 11, |row| duration(&row["total_ms"])),
-    ("MEAN", 11, |row| duration(&row["mean_ms"])),
-    ("MAX", 11, |row| duration(&row["max_ms"])),
-    ("BYTES", 13, |row| row["sent"].to_string()),
+    ("KEY", |row| printable_text(row, "key")),
+    ("COUNT", |row| row["count"].to_string()),
+    ("ERRORS", |row| row["errors"].to_string()),
+    ("TOTAL", |row| duration(&row["total_ms"])),
+    ("MEAN", |row| duration(&row["mean_ms"])),
+    ("MAX", |row| duration(&row["max_ms"])),
+    ("BYTES", |row| row["sent"].to_string()),
     TEXT,
 ];
 
 pub fn command() -> Command {
-    let output = || {
-        Arg::new("output")
-            .long("output")
-            .value_name("FORMAT")
-            .short('o')
-            .value_parser(["table", "json"])
-            .default_value("table")
-            .help("Format; json: times in seconds since the Unix epoch")
-    };
     let limit = || arguments::limit("20", "Maximum number of rows");
     let running = Command::new("running")
         .about("List queued, running and abandoned queries, the oldest first")
-        .arg(output())
-        .after_help("Examples:\n  timbr-gateway queries running\n  timbr-gateway queries running --output json");
+        .arg(arguments::json())
+        .after_help("Examples:\n  timbr-gateway queries running\n  timbr-gateway queries running --json");
     let slow = Command::new("slow")
         .about("List the slowest queries of the last hour")
-        .args([limit(), output()])
+        .args([limit(), arguments::json()])
         .after_help("Example:\n  timbr-gateway queries slow --limit 5");
     let top = Command::new("top")
         .about("List who or what took the most time in the last hour")
@@ -83,7 +74,7 @@ pub fn command() -> Command {
                 .default_value("user")
                 .help("What the queries are grouped by; fingerprint: the statement without its literals"),
         )
-        .args([limit(), output()])
+        .args([limit(), arguments::json()])
         .after_help(
             "Examples:\n  timbr-gateway queries top --by user\n  timbr-gateway queries top --by fingerprint --limit 5",
         );
@@ -129,7 +120,7 @@ fn with_limit(path: &str, matches: &ArgMatches) -> String {
 
 fn print(matches: &ArgMatches, path: &str, list: &str, columns: &[Column]) -> CliResult {
     let response = admin_client::request(matches, path, None)?;
-    if arguments::text(matches, "output") == "json" {
+    if matches.get_flag("json") {
         print_line(&response)?;
         return Ok(ExitCode::SUCCESS);
     }

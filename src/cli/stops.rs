@@ -11,12 +11,15 @@ use crate::cli::arguments::{self, text};
 use crate::cli::table::{Column, format_time, print_table, printable_text, rows, time};
 use crate::cli::{CliResult, print_line};
 
+/// The exit code of `resume` if nothing was stopped, as with a misspelled name.
+const NOT_STOPPED: u8 = 4;
+
 const STOPS: [Column; 5] = [
-    ("KIND", 10, |stop| printable_text(stop, "kind")),
-    ("NAME", 24, |stop| printable_text(stop, "name")),
-    ("SINCE", 22, |stop| time(stop, "since")),
-    ("UNTIL", 22, |stop| stop["until"].as_u64().map_or_else(|| "resumed".to_owned(), format_time)),
-    ("WHY", 0, |stop| printable_text(stop, "why")),
+    ("KIND", |stop| printable_text(stop, "kind")),
+    ("NAME", |stop| printable_text(stop, "name")),
+    ("SINCE", |stop| time(stop, "since")),
+    ("UNTIL", |stop| stop["until"].as_u64().map_or_else(|| "resumed".to_owned(), format_time)),
+    ("WHY", |stop| printable_text(stop, "why")),
 ];
 
 /// The definitions of the three commands.
@@ -45,7 +48,9 @@ pub fn commands() -> [Command; 3] {
     let resume = Command::new("resume")
         .about("Resume an ontology, a user or a route that was stopped")
         .args([kind(), name()])
-        .after_help(format!("{SENT_TO}\n\nExample:\n  timbr-gateway resume ontology sales"));
+        .after_help(format!(
+            "The exit code is 4 if it was not stopped.\n\n{SENT_TO}\n\nExample:\n  timbr-gateway resume ontology sales"
+        ));
     let stopped = Command::new("stopped")
         .about("List what is stopped")
         .arg(arguments::json())
@@ -76,10 +81,11 @@ pub fn resume(matches: &ArgMatches) -> CliResult {
     let (kind, name) = (text(matches, "kind"), text(matches, "name"));
     if response["was_stopped"] == true {
         print_line(format_args!("Resumed {kind} {name}."))?;
+        Ok(ExitCode::SUCCESS)
     } else {
         print_line(format_args!("The {kind} {name} was not stopped."))?;
+        Ok(ExitCode::from(NOT_STOPPED))
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 pub fn stopped(matches: &ArgMatches) -> CliResult {

@@ -8,25 +8,33 @@ use serde_json::Value;
 
 use crate::cli::print_line;
 
-/// A column: its title, its width, and the value in a row. The last column has no width.
-pub type Column = (&'static str, usize, fn(&Value) -> String);
+/// A column: its title, and the value in a row.
+pub type Column = (&'static str, fn(&Value) -> String);
 
 /// Prints the titles and a line for each row.
-pub fn print_table<'a>(columns: &[Column], rows: impl IntoIterator<Item = &'a Value>) -> io::Result<()> {
-    print_line(table_line(columns.iter().map(|(title, width, _)| ((*title).to_owned(), *width))))?;
-    for row in rows {
-        print_line(table_line(columns.iter().map(|(_, width, value)| (value(row), *width))))?;
-    }
-    Ok(())
+pub fn print_table(columns: &[Column], rows: &[Value]) -> io::Result<()> {
+    let titles = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
+    let cells = rows.iter().map(|row| columns.iter().map(|(_, value)| value(row)).collect());
+    let rows: Vec<_> = std::iter::once(titles).chain(cells).collect();
+    table_lines(&rows).into_iter().try_for_each(print_line)
 }
 
-/// A cell that is wider than its column keeps one space behind it.
-fn table_line(cells: impl Iterator<Item = (String, usize)>) -> String {
-    let mut line = String::new();
-    for (text, width) in cells {
-        let _ = write!(line, "{text:<0$} ", width.saturating_sub(1));
+/// Columns are as wide as their longest cell. An empty cell is `-`, so that scripts can count the columns; the last
+/// column may be empty.
+fn table_lines(rows: &[Vec<String>]) -> Vec<String> {
+    let mut lines = vec![String::new(); rows.len()];
+    let last = rows.first().map_or(0, Vec::len).saturating_sub(1);
+    for column in 0..=last {
+        let cell = |row: &Vec<String>| {
+            if row[column].is_empty() && column < last { "-".to_owned() } else { row[column].clone() }
+        };
+        let cells: Vec<_> = rows.iter().map(cell).collect();
+        let width = cells.iter().map(|cell| cell.chars().count()).max().unwrap_or_default();
+        for (line, cell) in lines.iter_mut().zip(cells) {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
     }
-    line.trim_end().to_owned()
+    lines.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
 /// The items of a list; none for any other value.
@@ -65,12 +73,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_are_aligned_and_never_joined() {
-        let line =
-            |cells: [(&str, usize); 3]| table_line(cells.map(|(text, width)| (text.to_owned(), width)).into_iter());
-        assert_eq!(line([("a", 4), ("b", 3), ("c", 0)]), "a   b  c");
-        assert_eq!(line([("abcdef", 4), ("", 3), ("", 0)]), "abcdef");
-        assert_eq!(line([("abcdef", 4), ("b", 3), ("c", 0)]), "abcdef b  c");
+    fn cells_are_aligned_whatever_their_length() {
+        let rows = [["KEY", "N", "TEXT"], ["é", "12", ""], ["a long name", "", "b"]];
+        let rows = rows.map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(table_lines(&rows), ["KEY          N   TEXT", "é            12", "a long name  -   b"]);
     }
 
     #[test]

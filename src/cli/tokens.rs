@@ -18,11 +18,11 @@ use crate::cli::{CliResult, password, print_line};
 const NO_TOKEN_MATCHES: u8 = 4;
 
 const TOKENS: [Column; 5] = [
-    ("FINGERPRINT", 13, |token| printable_text(token, "fingerprint")),
-    ("MINTED", 22, |token| time(token, "minted")),
-    ("EXPIRES", 22, |token| time(token, "expires")),
-    ("LAST USED", 22, |token| time(token, "last_used")),
-    ("USER", 0, |token| printable_text(token, "user") + &groups_text(&token["groups"])),
+    ("FINGERPRINT", |token| printable_text(token, "fingerprint")),
+    ("MINTED", |token| time(token, "minted")),
+    ("EXPIRES", |token| time(token, "expires")),
+    ("LAST USED", |token| time(token, "last_used")),
+    ("USER", |token| printable_text(token, "user") + &groups_text(&token["groups"])),
 ];
 
 pub fn command() -> Command {

@@ -287,7 +287,7 @@ fn slow_queries_and_their_users_are_found() {
 
     let table = stdout(&command(&gateway, &["top", "--by", "user"]));
     assert!(table.lines().any(|line| line.starts_with("alice  ")), "{table}");
-    let printed = stdout(&command(&gateway, &["slow", "--output", "json"]));
+    let printed = stdout(&command(&gateway, &["slow", "--json"]));
     let printed: Value = serde_json::from_str(&printed).expect("JSON");
     assert_eq!(printed["queries"].as_array().map(Vec::len), Some(4));
 }

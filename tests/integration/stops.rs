@@ -63,7 +63,7 @@ fn a_stopped_ontology_receives_the_text_of_the_operator_until_it_is_resumed() {
     let resumed = (Some(0), "Resumed ontology sales.\n".to_owned());
     assert_eq!(run(&gateway, &["resume", "ontology", "sales"]), resumed);
     assert_eq!(send(&gateway, SALES, &key, "SELECT 1").status, 200);
-    let not_stopped = (Some(0), "The ontology sales was not stopped.\n".to_owned());
+    let not_stopped = (Some(4), "The ontology sales was not stopped.\n".to_owned());
     assert_eq!(run(&gateway, &["resume", "ontology", "sales"]), not_stopped);
 }
 
