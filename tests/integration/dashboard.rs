@@ -63,7 +63,7 @@ fn the_overview_shows_the_state_without_secrets() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
-    gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    gateway.query(&token);
     gateway.client().send("GET /timbr/api/x?sql=planted", &[JSON], b"");
     wait_until("the history contains both", || {
         let told = get(&gateway, "/overview").json();
@@ -145,7 +145,7 @@ fn the_busiest_callers_and_the_reasons_are_listed() {
     let rules = "[{name: flood, requests_per_second: 0.01, burst: 2}]";
     let gateway = Gateway::start(Upstream::start().address(), &[("LIMITS_RULES", rules)]);
     let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
-    let send = |token: &str| gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status;
+    let send = |token: &str| gateway.query(token).status;
     assert_eq!([send(&alice), send(&alice), send(&alice), send(&bob)], [200, 200, 429, 200]);
     let row = |kind: &str, name: &str| {
         let top = get(&gateway, "/top").json();

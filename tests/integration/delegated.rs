@@ -9,7 +9,7 @@ use timbr_gateway::base::clock::Clock;
 use timbr_gateway::base::secret::Secret;
 
 use crate::support::bearer::SALT;
-use crate::support::client::{Client, JSON, Response};
+use crate::support::client::{Client, JSON};
 use crate::support::gateway::Gateway;
 use crate::support::program::Program;
 use crate::support::upstream::{AfterRequest, UnresponsiveAddress, Upstream, respond};
@@ -37,10 +37,6 @@ fn service(given: &Arc<AtomicUsize>) -> Upstream {
     })
 }
 
-fn get(gateway: &Gateway, key: &str) -> Response {
-    gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", key)], b"")
-}
-
 #[test]
 fn the_services_token_is_sent_to_the_backend() {
     let upstream = service(&Arc::default());
@@ -48,7 +44,7 @@ fn the_services_token_is_sent_to_the_backend() {
     let token = gateway.token();
     assert!(!token.contains("backend"));
     for _ in 0..3 {
-        assert_eq!(get(&gateway, &token).status, 200);
+        assert_eq!(gateway.query(&token).status, 200);
     }
     let log = upstream.log();
     assert_eq!(log.len(), 4, "the service is called once");
@@ -61,7 +57,7 @@ fn the_services_token_is_sent_to_the_backend() {
         assert_eq!((refused.status, refused.reason().as_str()), (401, "credentials_wrong"));
     }
     assert_eq!(gateway.token(), token, "the same login gets the same token");
-    assert_eq!(get(&gateway, &token).status, 200);
+    assert_eq!(gateway.query(&token).status, 200);
     assert_eq!(upstream.log().pop().expect("it arrived").header("x-api-key"), "tk_backend_2", "a newer upstream key");
 }
 
@@ -86,14 +82,14 @@ fn a_token_is_revoked_when_the_service_rejects_its_own() {
     let upstream = service(&given);
     let gateway = Gateway::start(upstream.address(), &DELEGATE);
     let token = gateway.token();
-    assert_eq!(get(&gateway, &token).status, 200);
+    assert_eq!(gateway.query(&token).status, 200);
     given.fetch_add(1, Ordering::SeqCst);
     for _ in 0..2 {
-        assert_eq!(get(&gateway, &token).reason(), "token_revoked");
+        assert_eq!(gateway.query(&token).reason(), "token_revoked");
     }
     let another = gateway.token();
     assert_ne!(another, token);
-    assert_eq!(get(&gateway, &another).status, 200);
+    assert_eq!(gateway.query(&another).status, 200);
 }
 
 /// The backend rejects requests for a path, not the key.
@@ -114,7 +110,7 @@ fn a_rejected_request_does_not_revoke_the_token() {
         for _ in 0..3 {
             let rejected = gateway.client().send("GET /timbr/api/forbidden", &[JSON, ("x-api-key", &token)], b"");
             assert_eq!((rejected.status, rejected.json()["data"].as_str()), (401, Some("not for you")), "{check}");
-            assert_eq!(get(&gateway, &token).status, 200, "{check}");
+            assert_eq!(gateway.query(&token).status, 200, "{check}");
         }
         assert_eq!(gateway.token(), token);
         if check == 200 {
@@ -129,7 +125,7 @@ fn the_service_as_verifier_only() {
     let upstream = service(&Arc::default());
     let gateway = Gateway::start(upstream.address(), &DELEGATE[..1]);
     let token = gateway.token();
-    let _ = get(&gateway, &token);
+    let _ = gateway.query(&token);
     let seen = upstream.log().pop().expect("it arrived");
     assert_eq!((seen.header("x-api-key"), seen.header("x-forwarded-user")), (token.as_str(), "alice"));
 }
@@ -192,7 +188,7 @@ fn a_backend_that_rejects_the_gateways_tokens_is_recognized() {
         let token = program.token();
         let mut client = Client::connect(program.http);
         for _ in 0..6 {
-            client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &*token)], b"");
+            client.query(&token);
         }
         let warnings = || {
             let lines = lines.lock().expect("no panic");

@@ -63,7 +63,7 @@ fn idle_connections_are_closed_and_new_ones_are_refused() {
     let gateway = Gateway::start(upstream.address(), &[]);
     let token = gateway.token();
     let mut client = gateway.client();
-    assert_eq!(client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status, 200);
+    assert_eq!(client.query(&token).status, 200);
     let address = gateway.http();
     gateway.begin_shutdown();
     assert!(client.is_closed());
@@ -78,7 +78,7 @@ fn a_connection_accepted_just_before_the_drain_is_served() {
     let token = gateway.token();
     let mut client = gateway.client();
     gateway.begin_shutdown();
-    let got = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    let got = client.query(&token);
     assert_eq!(got.status, 200);
     assert!(client.is_closed());
     assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
@@ -189,7 +189,7 @@ fn requests_are_served_during_the_drain_delay() {
     wait_until("the gateway is ready", || readiness(&gateway) == 200);
     gateway.begin_shutdown();
     wait_until("the gateway is not ready any more", || readiness(&gateway) == 503);
-    assert_eq!(gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status, 200);
+    assert_eq!(gateway.query(&token).status, 200);
     assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
 }
 
@@ -228,7 +228,7 @@ fn the_accept_queue_is_emptied_before_the_listener_closes() {
     let mut clients: Vec<_> = (0..400).map(|_| gateway.client()).collect();
     gateway.begin_shutdown();
     for client in &mut clients {
-        assert_eq!(client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status, 200);
+        assert_eq!(client.query(&token).status, 200);
     }
     assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
 }

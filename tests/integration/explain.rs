@@ -61,7 +61,7 @@ fn the_user_of_a_rejection_is_shown_if_known() {
     let rules = "authorization:\n  mode: enforce\n  rules:\n    - {users: [bob], methods: [GET]}\n";
     let gateway = Gateway::start_with_file(Upstream::start().address(), rules, &[]);
     let token = gateway.token();
-    let refused = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    let refused = gateway.query(&token);
     assert_eq!(refused.reason(), "not_authorized");
     let rejection = &gateway.get("/refusals?user=alice&reason=not_authorized")["refusals"][0];
     let fingerprint = &gateway.get("/tokens?user=alice")["tokens"][0]["fingerprint"];
@@ -79,7 +79,7 @@ fn parse_errors_and_upstream_failures_are_explained() {
     let mut broken = gateway.client();
     broken.write(b"GET /timbr/api/x HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n");
     assert_eq!(broken.read_response().reason(), "request_malformed");
-    let unreachable = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", "tk_1")], b"");
+    let unreachable = gateway.query("tk_1");
     assert_eq!(unreachable.reason(), "upstream_unreachable");
     let (_, listed) = said(&gateway, &["explain", "--limit", "2", "--json"]);
     let listed: Value = serde_json::from_str(&listed).expect("JSON");

@@ -16,10 +16,6 @@ fn ask(gateway: &Gateway, bearer: &str) -> Response {
     gateway.client().send("POST /timbr/api/get_token", &headers, b"")
 }
 
-fn get(gateway: &Gateway, key: &str) -> Response {
-    gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", key)], b"")
-}
-
 fn is_too_many(response: &Response) -> bool {
     if response.status == 429 {
         assert_eq!(response.reason(), "too_many_failures");
@@ -46,17 +42,17 @@ fn wrong_bearers_and_keys_share_a_limit_that_valid_credentials_pass() {
         assert_eq!((response.status, response.reason().as_str()), (401, "bearer_invalid"));
     }
     for key in ["tk_1", "tk_2"] {
-        assert_eq!(get(&gateway, key).reason(), "api_key_unknown");
+        assert_eq!(gateway.query(key).reason(), "api_key_unknown");
     }
     for _ in 0..50 {
-        assert!(is_too_many(&ask(&gateway, &forged)) && is_too_many(&get(&gateway, "tk_3")));
+        assert!(is_too_many(&ask(&gateway, &forged)) && is_too_many(&gateway.query("tk_3")));
     }
-    assert_eq!(get(&gateway, &token).status, 200, "a known token");
+    assert_eq!(gateway.query(&token).status, 200, "a known token");
     assert_eq!(ask(&gateway, &bearer("alice", "secret")).status, 200, "a valid bearer");
     assert_eq!(gateway.client().send("GET /timbr/api/x", &[JSON], b"").status, 401, "a missing key is not a failure");
     gateway.clock.advance(Duration::from_secs(12));
-    assert_eq!(get(&gateway, "tk_3").status, 401, "rejected attempts are not counted");
-    assert!(is_too_many(&get(&gateway, "tk_3")));
+    assert_eq!(gateway.query("tk_3").status, 401, "rejected attempts are not counted");
+    assert!(is_too_many(&gateway.query("tk_3")));
     assert_eq!(upstream.log().len(), 1);
 }
 
@@ -68,9 +64,9 @@ fn an_expired_token_is_not_a_failure() {
     drop(before);
     let gateway = Gateway::start(upstream.address(), &[FEW, ("TOKENS_FOREIGN", "reject")]);
     for _ in 0..20 {
-        assert_eq!(get(&gateway, &token).reason(), "token_expired");
+        assert_eq!(gateway.query(&token).reason(), "token_expired");
     }
-    assert_eq!(get(&gateway, "tk_1").status, 401);
+    assert_eq!(gateway.query("tk_1").status, 401);
 }
 
 /// The key of the store is a random one at each start.
@@ -85,7 +81,7 @@ fn a_token_from_before_a_restart_is_neither_a_failure_nor_sent_to_the_backend() 
     for options in [&[][..], &[("TOKENS_FOREIGN", "forward")], &[("API_AUTH_SALT", two_salts.as_str())]] {
         let gateway = Gateway::start(upstream.address(), &[&verified[..], options].concat());
         for _ in 0..20 {
-            assert_eq!(get(&gateway, &token).reason(), "token_expired", "{options:?}");
+            assert_eq!(gateway.query(&token).reason(), "token_expired", "{options:?}");
         }
         assert_eq!(upstream.log().len(), 0, "{options:?}");
     }
@@ -95,15 +91,15 @@ fn a_token_from_before_a_restart_is_neither_a_failure_nor_sent_to_the_backend() 
     let changed = format!("{}{}", &token[..58], if token.ends_with('0') { '1' } else { '0' });
     for (gateway, key) in [(&stranger, &token), (&gateway, &changed)] {
         let before = upstream.log().len();
-        assert_eq!(get(gateway, key).reason(), "api_key_unknown");
+        assert_eq!(gateway.query(key).reason(), "api_key_unknown");
         assert!(upstream.log().len() > before, "the backend was asked");
     }
     for number in 0..20 {
         let invented = format!("tk_{number:056x}");
-        assert!(matches!(get(&gateway, &invented).status, 401 | 429));
+        assert!(matches!(gateway.query(&invented).status, 401 | 429));
     }
-    assert!(is_too_many(&get(&gateway, &format!("tk_{}", "9".repeat(56)))));
-    assert_eq!(get(&gateway, &token).reason(), "token_expired", "whatever others at the address do");
+    assert!(is_too_many(&gateway.query(&format!("tk_{}", "9".repeat(56)))));
+    assert_eq!(gateway.query(&token).reason(), "token_expired", "whatever others at the address do");
 }
 
 #[test]
@@ -140,7 +136,7 @@ fn wrong_passwords_are_limited_per_user_without_computing_hashes() {
         "otherwise the response would reveal a correct guess"
     );
     assert_eq!(ask(&gateway, &bearer("bob", "wrong")).reason(), "credentials_wrong", "a different user");
-    assert_eq!(get(&gateway, &token).status, 200, "the token stays valid");
+    assert_eq!(gateway.query(&token).status, 200, "the token stays valid");
     gateway.clock.advance(Duration::from_secs(20));
     assert_eq!(gateway.token_of("alice", "wonder"), token);
 }
@@ -155,19 +151,19 @@ fn above_the_limit_only_confirmed_foreign_keys_are_accepted() {
         if good { respond(stream, 200, "{}") } else { respond(stream, 401, "{}") }
     });
     let gateway = Gateway::start(upstream.address(), &[FEW]);
-    assert_eq!(get(&gateway, "tk_good_1").status, 200);
+    assert_eq!(gateway.query("tk_good_1").status, 200);
     for number in 0..5 {
-        assert_eq!(get(&gateway, &format!("tk_bad_{number}")).status, 401);
+        assert_eq!(gateway.query(&format!("tk_bad_{number}")).status, 401);
     }
     let questions = QUESTIONS.load(Ordering::SeqCst);
     for number in 0..50 {
-        assert!(is_too_many(&get(&gateway, &format!("tk_worse_{number}"))));
+        assert!(is_too_many(&gateway.query(&format!("tk_worse_{number}"))));
     }
-    assert!(is_too_many(&get(&gateway, "tk_good_2")), "a correct guess is indistinguishable from a wrong one");
+    assert!(is_too_many(&gateway.query("tk_good_2")), "a correct guess is indistinguishable from a wrong one");
     assert_eq!(QUESTIONS.load(Ordering::SeqCst), questions);
-    assert_eq!(get(&gateway, "tk_good_1").status, 200);
+    assert_eq!(gateway.query("tk_good_1").status, 200);
     gateway.clock.advance(Duration::from_secs(12));
-    assert_eq!(get(&gateway, "tk_good_2").status, 200);
+    assert_eq!(gateway.query("tk_good_2").status, 200);
 }
 
 /// Only clients with the salt can try passwords, so other clients at a shared address cannot block logins.
@@ -179,10 +175,10 @@ fn clients_without_the_salt_cannot_block_logins() {
         [("AUTH_VERIFIER", "users-file"), ("AUTH_USERS_FILE", file.as_str()), ("TOKENS_FOREIGN", "reject"), FEW];
     let gateway = Gateway::start(Upstream::start().address(), &options);
     for number in 0..20 {
-        let refused = [get(&gateway, &format!("tk_{number}")), ask(&gateway, "nonsense")];
+        let refused = [gateway.query(&format!("tk_{number}")), ask(&gateway, "nonsense")];
         assert!(refused.iter().all(|response| matches!(response.status, 401 | 429)));
     }
-    assert!(is_too_many(&get(&gateway, "tk_1")));
+    assert!(is_too_many(&gateway.query("tk_1")));
     gateway.token_of("alice", "wonder");
 }
 
@@ -193,7 +189,7 @@ fn failure_limits_can_be_disabled() {
     let gateway = Gateway::start(Upstream::start().address(), &options);
     let mut client = gateway.client();
     for _ in 0..500 {
-        assert_eq!(client.send("GET /timbr/api/x", &[JSON, ("x-api-key", "tk_1")], b"").status, 401);
+        assert_eq!(client.query("tk_1").status, 401);
     }
 }
 
@@ -268,9 +264,9 @@ fn checks_of_unknown_keys_are_limited_whatever_the_backend_responds() {
             false => respond(stream, status, "{}"),
         });
         let gateway = Gateway::start(upstream.address(), &[FEW, ("UPSTREAM_EJECT_AFTER", "0")]);
-        let responses = together(20, |number| get(&gateway, &format!("tk_invented_{number}")));
+        let responses = together(20, |number| gateway.query(&format!("tk_invented_{number}")));
         assert!(responses.iter().all(|response| matches!(response.status, 401 | 429 | 503)), "{status}: {responses:?}");
-        assert!(is_too_many(&get(&gateway, "tk_invented")), "{status}");
+        assert!(is_too_many(&gateway.query("tk_invented")), "{status}");
         let mut keys = keys_checked(&upstream);
         keys.dedup();
         assert_eq!(keys.len(), 5, "{status}: {keys:?}");
@@ -283,7 +279,7 @@ fn no_key_is_sent_to_a_backend_that_does_not_reject_a_random_one() {
         let upstream = Upstream::with_behaviour(move |_, stream| respond(stream, status, "{}"));
         let gateway = Gateway::start(upstream.address(), &[FEW]);
         for number in 0..10 {
-            assert_eq!(get(&gateway, &format!("tk_{number}")).reason(), "api_key_unverifiable", "{status}");
+            assert_eq!(gateway.query(&format!("tk_{number}")).reason(), "api_key_unverifiable", "{status}");
         }
         assert_eq!((upstream.log().len(), keys_checked(&upstream).len()), (1, 0), "{status}");
     }
@@ -295,11 +291,11 @@ fn a_key_that_was_accepted_before_is_checked_again_above_the_limit() {
         respond(stream, if request.header("x-api-key") == "tk_good" { 200 } else { 401 }, "{}")
     });
     let gateway = Gateway::start(upstream.address(), &[FEW, ("TOKENS_FOREIGN_ACCEPT_TTL", "10s")]);
-    assert_eq!(get(&gateway, "tk_good").status, 200);
+    assert_eq!(gateway.query("tk_good").status, 200);
     for _ in 0..3 {
         gateway.clock.advance(Duration::from_secs(11));
-        while !is_too_many(&get(&gateway, "tk_bad")) {}
-        assert_eq!(get(&gateway, "tk_good").status, 200);
+        while !is_too_many(&gateway.query("tk_bad")) {}
+        assert_eq!(gateway.query("tk_good").status, 200);
     }
     assert_eq!(keys_checked(&upstream).iter().filter(|key| *key == "tk_good").count(), 4);
 }
@@ -320,14 +316,14 @@ fn requests_without_an_identity_cannot_use_all_permits() {
         let slow: Vec<_> = (0..3)
             .map(|number| {
                 let gateway = &gateway;
-                scope.spawn(move || get(gateway, &format!("tk_slow_{number}")).status)
+                scope.spawn(move || gateway.query(&format!("tk_slow_{number}")).status)
             })
             .collect();
         gateway.expect_metric("timbr_gateway_requests_in_flight", 3.0);
         for number in 0..10 {
-            assert_eq!(get(&gateway, &format!("tk_other_{number}")).reason(), "overloaded");
+            assert_eq!(gateway.query(&format!("tk_other_{number}")).reason(), "overloaded");
             assert_eq!(ask(&gateway, &bearer("alice", "secret")).reason(), "overloaded");
-            assert_eq!(get(&gateway, &token).status, 200, "its credential is known");
+            assert_eq!(gateway.query(&token).status, 200, "its credential is known");
         }
         drop(release);
         assert!(slow.into_iter().all(|request| request.join().expect("no panic") == 401));

@@ -124,6 +124,6 @@ fn a_query_may_take_longer_than_all_idle_timeouts() {
     let options = [("TIMEOUTS_IDLE", "300ms"), ("TIMEOUTS_HEADER", "300ms"), ("TIMEOUTS_WRITE", "300ms")];
     let gateway = Gateway::start(backend.address(), &options);
     let token = gateway.token();
-    let response = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    let response = gateway.query(&token);
     assert_eq!((response.status, response.complete), (200, true));
 }

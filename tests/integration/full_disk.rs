@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::support::bearer::SALT;
-use crate::support::client::{Client, JSON};
 use crate::support::program::Program;
 use crate::support::small_disk::SmallDisk;
 use crate::support::upstream::Upstream;
@@ -13,10 +12,6 @@ use crate::support::wait_until;
 
 /// Enough for the token file and some space beside it.
 const DISK_MIB: u32 = 8;
-
-fn query(program: &Program, token: &str) -> u16 {
-    Client::connect(program.http).send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status
-}
 
 /// A command with the same configuration.
 fn command(arguments: &[&str], options: &[(&str, &str)]) -> Output {
@@ -71,7 +66,7 @@ fn the_gateway_continues_says_what_to_do_and_recovers() {
     });
     let refused = refused.expect("a disk without space");
     assert_eq!((refused.status, refused.reason()), (503, "token_store_unavailable".to_owned()));
-    assert_eq!(query(&program, &confirmed[0]), 200, "known tokens keep working");
+    assert_eq!(program.query(&confirmed[0]).status, 200, "known tokens keep working");
     assert_eq!(program.login("user-0", "secret").token(), confirmed[0], "a known login gets its token");
     // Each attempt is a line of the audit log, whose last page of memory may have had room.
     wait_until("lost lines are counted", || {
@@ -113,7 +108,7 @@ fn the_gateway_continues_says_what_to_do_and_recovers() {
         log.lock().expect("no panic").iter().any(contains)
     };
     for token in &confirmed {
-        assert_eq!(query(&program, token), 200, "a confirmed token survives");
+        assert_eq!(program.query(token).status, 200, "a confirmed token survives");
     }
     assert_eq!(program.login("user-1999", "secret").status, 503);
 

@@ -58,7 +58,7 @@ fn an_expired_token_is_rejected_as_expired() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[("TOKENS_TTL", "1h")]);
     let token = gateway.token();
-    let query = || gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    let query = || gateway.query(&token);
     assert_eq!(query().status, 200);
     gateway.clock.advance(Duration::from_secs(3599));
     assert_eq!(query().status, 200);
@@ -73,7 +73,7 @@ fn an_expired_token_is_rejected_as_expired() {
 fn an_unused_token_expires_after_the_idle_time() {
     let gateway = Gateway::start(Upstream::start().address(), &[("TOKENS_IDLE_TTL", "10m")]);
     let token = gateway.token();
-    let status = || gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status;
+    let status = || gateway.query(&token).status;
     for _ in 0..3 {
         gateway.clock.advance(Duration::from_secs(500));
         assert_eq!(status(), 200);
@@ -195,7 +195,7 @@ fn a_slow_password_check_does_not_delay_requests() {
     std::thread::scope(|scope| {
         let login = scope.spawn(|| ask(&gateway, &format!("Bearer {}", bearer("bob", "x"))).status);
         while !login.is_finished() {
-            let response = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+            let response = client.query(&token);
             assert_eq!(response.status, 200);
             answered += 1;
         }
@@ -214,7 +214,7 @@ fn many_logins_of_one_user_evict_only_its_own_tokens() {
         gateway.token_of("mallory", &format!("p{number}"))
     };
     let tokens: Vec<_> = (0..40).map(login).collect();
-    let get = |token: &str| gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"");
+    let get = |token: &str| gateway.query(token);
     assert_eq!(get(&token).status, 200);
     assert_eq!(tokens.iter().filter(|token| get(token).status == 200).count(), 5);
     assert_eq!(get(&tokens[0]).reason(), "token_evicted");

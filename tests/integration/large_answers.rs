@@ -186,7 +186,7 @@ fn bytes_beyond_the_length_are_dropped_with_the_connection() {
     let token = gateway.token();
     let mut client = gateway.client();
     for _ in 0..3 {
-        let got = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+        let got = client.query(&token);
         assert!(got.complete && got.body == bytes(MIB), "{} bytes", got.body.len());
     }
     let connections: Vec<usize> = upstream.log().iter().map(|seen| seen.connection).collect();
@@ -322,5 +322,5 @@ fn a_head_request_gets_only_the_head() {
     let mut client = gateway.client();
     let got = client.send("HEAD /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
     assert_eq!((got.status, got.header("content-length")), (200, "8388608"));
-    assert_eq!(client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").text(), "{}");
+    assert_eq!(client.query(&token).text(), "{}");
 }

@@ -276,7 +276,7 @@ proptest! {
         }
         let token = asked.token();
         let before = world.upstream.log().len();
-        let response = world.gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+        let response = world.gateway.query(&token);
         prop_assert_eq!(response.status, 200);
         let arrived = world.upstream.log().split_off(before);
         prop_assert_eq!(arrived[0].folded_headers("x-forwarded-user"), vec![named]);

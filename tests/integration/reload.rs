@@ -61,10 +61,6 @@ fn config(upstream: &Upstream, more: &str) -> String {
     format!("api_auth_salt: \"{SALT}\"\nupstream: {{url: \"http://{}\"}}\n{more}", upstream.address())
 }
 
-fn get(client: &mut Client, key: &str) -> u16 {
-    client.send("GET /timbr/api/x", &[JSON, ("x-api-key", key)], b"").status
-}
-
 #[test]
 fn new_requests_use_the_new_snapshot_and_requests_in_flight_the_old_one() {
     let slow = Upstream::with_behaviour(|_, stream| {
@@ -77,13 +73,13 @@ fn new_requests_use_the_new_snapshot_and_requests_in_flight_the_old_one() {
     let h2 = H2Client::connect(fixture.gateway.https(), fixture.gateway.certificate_pem());
     let over_h2 = || h2.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status;
     let mut client = fixture.gateway.client();
-    assert_eq!((get(&mut client, &token), over_h2(), first.log().len()), (200, 200, 2));
+    assert_eq!((client.query(&token).status, over_h2(), first.log().len()), (200, 200, 2));
     fixture.take(&config(&slow, ""));
     let mut waiting = fixture.gateway.client();
     waiting.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
     wait_until("the request is in flight", || slow.log().len() == 1);
     fixture.take(&config(&second, "limits: {uri: 300B}\n"));
-    assert_eq!((get(&mut client, &token), over_h2()), (200, 200), "the token stays valid");
+    assert_eq!((client.query(&token).status, over_h2()), (200, 200), "the token stays valid");
     assert_eq!((first.log().len(), slow.log().len(), second.log().len()), (2, 1, 2));
     let long = format!("GET /timbr/api/{}", "x".repeat(300));
     assert_eq!(client.send(&long, &[JSON, ("x-api-key", &token)], b"").status, 414, "the new limits apply");
@@ -107,13 +103,13 @@ fn an_invalid_configuration_is_rejected_with_all_errors_until_it_is_fixed() {
     fixture.write(&config(&second, "tokens: {keys_file: /nonexistent}\ntls: {cert_file: /no, key_file: /no}\n"));
     let told = fixture.reload().json();
     assert_eq!(told["problems"].as_array().map(Vec::len), Some(2), "{told}");
-    assert_eq!(get(&mut fixture.gateway.client(), &token), 200);
+    assert_eq!(fixture.gateway.query(&token).status, 200);
     assert_eq!((first.log().len(), second.log().len()), (1, 0), "the previous configuration stays active");
     let successful = || fixture.gateway.metric("timbr_gateway_config_last_reload_successful");
     assert_eq!(successful(), 0.0);
     fixture.write(&config(&second, ""));
     wait_until("the file is reloaded automatically", || successful() == 1.0);
-    assert_eq!(get(&mut fixture.gateway.client(), &token), 200);
+    assert_eq!(fixture.gateway.query(&token).status, 200);
     assert_eq!((first.log().len(), second.log().len()), (1, 1));
 }
 
@@ -127,7 +123,7 @@ fn options_that_need_a_restart_are_reported_and_the_others_applied() {
         let told = fixture.reload().json();
         assert_eq!(told["needs_restart"], serde_json::json!(["store.timeout", "workers"]), "{told}");
     }
-    assert_eq!(get(&mut fixture.gateway.client(), &token), 200);
+    assert_eq!(fixture.gateway.query(&token).status, 200);
     assert_eq!(second.log().len(), 1);
 }
 
@@ -151,7 +147,7 @@ fn a_new_salt_is_applied_and_tokens_of_removed_salts_are_revoked() {
     let new = login(NEW_SALT).expect("the salt is known");
     assert_ne!(old, new);
     assert_eq!(
-        (get(&mut client, &old), get(&mut client, &new)),
+        (client.query(&old).status, client.query(&new).status),
         (200, 200),
         "the token is valid until its salt is removed"
     );
@@ -161,9 +157,9 @@ fn a_new_salt_is_applied_and_tokens_of_removed_salts_are_revoked() {
         "without a verifier, a token ends with the salt that proved its login"
     );
     fixture.take(&of(NEW_SALT));
-    let ended = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &old)], b"");
+    let ended = client.query(&old);
     assert_eq!(ended.status, 401, "{ended:?}");
-    assert_eq!(get(&mut client, &new), 200);
+    assert_eq!(client.query(&new).status, 200);
     assert!(login(SALT).is_none());
     let listed = fixture.gateway.get("/tokens");
     assert_eq!(listed["tokens"].as_array().map(Vec::len), Some(1), "{listed}");
@@ -180,12 +176,12 @@ fn a_new_backend_checks_foreign_keys_again() {
     let (first, second) = (knows(true), knows(false));
     let fixture = StoreFixture::start(&config(&first, ""), &[]);
     let mut client = fixture.gateway.client();
-    assert_eq!(get(&mut client, "tk_theirs"), 200);
+    assert_eq!(client.query("tk_theirs").status, 200);
     let asked = first.log().len();
     fixture.take(&config(&first, "timeouts: {idle: 50s}\n"));
-    assert_eq!((get(&mut client, "tk_theirs"), first.log().len()), (200, asked + 1), "the verdict is cached");
+    assert_eq!((client.query("tk_theirs").status, first.log().len()), (200, asked + 1), "the verdict is cached");
     fixture.take(&config(&second, ""));
-    assert_eq!(get(&mut client, "tk_theirs"), 401);
+    assert_eq!(client.query("tk_theirs").status, 401);
 }
 
 /// A line of the users file. `cost` is the bcrypt cost.
@@ -203,13 +199,13 @@ fn a_stricter_verifier_revokes_the_tokens_of_the_previous_one() {
     // A client with the salt can log in as any user.
     let made_up = fixture.gateway.token_of("root", "anything");
     let mut client = fixture.gateway.client();
-    assert_eq!(get(&mut client, &made_up), 200);
+    assert_eq!(client.query(&made_up).status, 200);
     fixture.take(&config(&upstream, "auth: {verifier: salt-holder, bearer_max_age: 5m}\n"));
-    assert_eq!(get(&mut client, &made_up), 200, "the verifier has not changed");
+    assert_eq!(client.query(&made_up).status, 200, "the verifier has not changed");
     fixture.take(&config(&upstream, &format!("auth: {{verifier: users-file, users_file: \"{}\"}}\n", users.display())));
-    assert_eq!(get(&mut client, &made_up), 401);
+    assert_eq!(client.query(&made_up).status, 401);
     let token = fixture.gateway.token_of("alice", "wonder");
-    assert_eq!(get(&mut client, &token), 200);
+    assert_eq!(client.query(&token).status, 200);
     let listed = fixture.gateway.get("/tokens");
     assert_eq!(listed["tokens"].as_array().map(Vec::len), Some(1), "{listed}");
 }
@@ -234,13 +230,13 @@ fn upstream_keys_are_not_sent_to_a_different_backend() {
     let fixture = StoreFixture::start(&of(&first, ""), &[]);
     let token = fixture.gateway.token();
     let mut client = fixture.gateway.client();
-    assert_eq!(get(&mut client, &token), 200);
+    assert_eq!(client.query(&token).status, 200);
     fixture.take(&of(&first, ", response_timeout: 77s"));
-    assert_eq!(get(&mut client, &token), 200, "the backend has not changed");
+    assert_eq!(client.query(&token).status, 200, "the backend has not changed");
     fixture.take(&of(&second, ""));
-    assert_eq!(get(&mut client, &token), 401);
+    assert_eq!(client.query(&token).status, 401);
     let token = fixture.gateway.token();
-    assert_eq!(get(&mut client, &token), 200);
+    assert_eq!(client.query(&token).status, 200);
     let shown: Vec<_> = second.log().iter().map(|seen| seen.header("x-api-key").to_owned()).collect();
     assert_eq!(shown, ["", "tk_second"]);
 }
@@ -278,15 +274,15 @@ fn the_keys_file_is_reloaded() {
     let more = format!("tokens: {{keys_file: \"{}\", foreign: reject}}\n", keys.display());
     let fixture = StoreFixture::start(&config(&upstream, &more), &[("LIMITS_FAILURES_PER_ADDRESS", "0")]);
     let mut client = fixture.gateway.client();
-    assert_eq!((get(&mut client, "one"), get(&mut client, "two")), (200, 401));
+    assert_eq!((client.query("one").status, client.query("two").status), (200, 401));
     std::fs::write(&keys, two).expect("written");
-    wait_until("the file is reloaded", || get(&mut fixture.gateway.client(), "two") == 200);
-    assert_eq!(get(&mut client, "one"), 401);
+    wait_until("the file is reloaded", || fixture.gateway.query("two").status == 200);
+    assert_eq!(client.query("one").status, 401);
     std::fs::write(&keys, "nonsense").expect("written");
     wait_until("the failure is reported", || {
         fixture.gateway.metric("timbr_gateway_config_last_reload_successful") == 0.0
     });
-    assert_eq!((fixture.reloads("failure"), get(&mut client, "two")), (1.0, 200), "the previous keys stay active");
+    assert_eq!((fixture.reloads("failure"), client.query("two").status), (1.0, 200), "the previous keys stay active");
 }
 
 #[test]

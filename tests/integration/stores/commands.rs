@@ -34,10 +34,6 @@ fn said(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("text")
 }
 
-fn status(gateway: &Gateway, token: &str) -> u16 {
-    gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status
-}
-
 #[test]
 fn tokens_are_listed_and_revoked_without_printing_them() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
@@ -63,9 +59,9 @@ fn tokens_are_listed_and_revoked_without_printing_them() {
     assert_eq!(said(&by_user), "Revoked 1 token.\n");
     said(&program(&gateway, &["tokens", "revoke", "--fingerprint", &fingerprint(&tokens[1])], ""));
     said(&program(&gateway, &["tokens", "revoke", "--token-stdin"], &format!("{}\n", tokens[2])));
-    assert_eq!(tokens.each_ref().map(|token| status(&gateway, token)), [401, 401, 401, 200]);
+    assert_eq!(tokens.each_ref().map(|token| gateway.query(token).status), [401, 401, 401, 200]);
     said(&program(&gateway, &["tokens", "revoke", "--all"], ""));
-    assert_eq!(status(&gateway, &tokens[3]), 401);
+    assert_eq!(gateway.query(&tokens[3]).status, 401);
 }
 
 #[test]
@@ -124,14 +120,14 @@ fn salts_are_rotated_without_failed_requests() {
     let early = login(&replicas[0], SALT, "early").expect("a token");
     for number in 0..2 {
         replicas[number] = start(&old_first);
-        assert!(replicas.iter().all(|replica| status(replica, &early) == 200));
+        assert!(replicas.iter().all(|replica| replica.query(&early).status == 200));
     }
     // The new salt becomes the primary one, at one replica before the other.
     replicas[0] = start(&new_first);
     let new = login(&replicas[0], OTHER_SALT, "new").expect("a token");
-    assert!(replicas.iter().all(|replica| status(replica, &early) == 200 && status(replica, &new) == 200));
+    assert!(replicas.iter().all(|replica| replica.query(&early).status == 200 && replica.query(&new).status == 200));
     replicas[1] = start(&new_first);
-    assert!(replicas.iter().all(|replica| status(replica, &early) == 200 && status(replica, &new) == 200));
+    assert!(replicas.iter().all(|replica| replica.query(&early).status == 200 && replica.query(&new).status == 200));
     assert_eq!(login(&replicas[1], OTHER_SALT, "new"), Some(new.clone()), "the same token at both");
 
     // Is the old salt still used?
@@ -148,7 +144,7 @@ fn salts_are_rotated_without_failed_requests() {
 
     // Without the old salt, its bearers and tokens are rejected.
     let replica = start(OTHER_SALT);
-    assert_eq!((status(&replica, &new), status(&replica, &early)), (200, 401));
+    assert_eq!((replica.query(&new).status, replica.query(&early).status), (200, 401));
     assert_eq!(login(&replica, SALT, "early"), None);
 }
 

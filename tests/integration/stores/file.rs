@@ -18,10 +18,6 @@ fn fixture() -> StoreFixture {
     StoreFixture::File(tempfile::tempdir().expect("a folder"))
 }
 
-fn use_token(program: &Program, token: &str) -> u16 {
-    Client::connect(program.http).send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status
-}
-
 #[test]
 fn every_issued_token_survives_kill_9() {
     let fixture = fixture();
@@ -32,7 +28,7 @@ fn every_issued_token_survives_kill_9() {
     for round in 0..3 {
         let mut program = Program::start(upstream.address(), &options);
         for (user, token) in &given {
-            assert_eq!(use_token(&program, token), 200, "{user} received the token before the program was killed");
+            assert_eq!(program.query(token).status, 200, "{user} received the token before the program was killed");
         }
         // Killed while clients request tokens without a pause: at any point of a write.
         let more: Vec<_> = std::thread::scope(|scope| {
@@ -58,7 +54,7 @@ fn every_issued_token_survives_kill_9() {
         given.extend(more);
     }
     let program = Program::start(upstream.address(), &options);
-    let lost = given.iter().filter(|(_, token)| use_token(&program, token) != 200).count();
+    let lost = given.iter().filter(|(_, token)| program.query(token).status != 200).count();
     println!("{} tokens issued, 3 times kill -9, {lost} lost", given.len());
     assert_eq!(lost, 0);
 }
@@ -180,7 +176,7 @@ fn a_full_disk_affects_only_new_tokens() {
     }
     assert_eq!(refused, Some((503, "token_store_unavailable".to_owned())));
     let (first, last) = (first.expect("some were given out"), last.expect("some were given out"));
-    assert_eq!(use_token(&program, &last), 200, "known tokens stay valid");
+    assert_eq!(program.query(&last).status, 200, "known tokens stay valid");
     let up = |program: &Program| program.metric("timbr_gateway_store_up").expect("the metric") == 1.0;
     wait_until("the failure is shown", || !up(&program));
     let body = format!("{{\"token\":\"{last}\"}}");
@@ -189,10 +185,10 @@ fn a_full_disk_affects_only_new_tokens() {
     client.write(format!("POST /tokens/revoke HTTP/1.1\r\n{head}\r\n{body}").as_bytes());
     let revoked = client.read_response();
     assert_eq!(revoked.status, 200, "{revoked:?}");
-    assert_eq!(use_token(&program, &last), 401);
+    assert_eq!(program.query(&last).status, 401);
     program.kill();
     let program = Program::start(upstream.address(), &options);
-    assert_eq!((use_token(&program, &last), use_token(&program, &first)), (401, 200), "after a crash");
+    assert_eq!((program.query(&last).status, program.query(&first).status), (401, 200), "after a crash");
     assert!(up(&program));
 }
 

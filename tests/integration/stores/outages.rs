@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::client::{JSON, Response};
+use crate::support::client::Response;
 use crate::support::gateway::Gateway;
 use crate::support::redis::Redis;
 use crate::support::upstream::Upstream;
@@ -37,12 +37,8 @@ impl Scene {
         let known = gateway.token_of("known", "secret");
         let unknown = other.token_of("unknown", "secret");
         let scene = Scene { gateway, known, unknown, upstream };
-        assert_eq!(scene.query(&scene.known).status, 200);
+        assert_eq!(scene.gateway.query(&scene.known).status, 200);
         scene
-    }
-
-    fn query(&self, token: &str) -> Response {
-        self.gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"")
     }
 
     fn login(&self, user: &str) -> Response {
@@ -55,9 +51,9 @@ impl Scene {
         let mut times = Vec::new();
         for number in 0..40 {
             let begin = Instant::now();
-            assert_eq!(self.query(&self.known).status, 200, "a known token stays valid");
+            assert_eq!(self.gateway.query(&self.known).status, 200, "a known token stays valid");
             assert_eq!(self.login("known").status, 200, "its login gets the same token");
-            for response in [self.query(&self.unknown), self.login(&format!("new-{number}"))] {
+            for response in [self.gateway.query(&self.unknown), self.login(&format!("new-{number}"))] {
                 let told = (response.status, response.reason(), response.header("retry-after").to_owned());
                 assert_eq!(told, (503, "token_store_unavailable".into(), "1".into()));
             }
@@ -72,7 +68,7 @@ impl Scene {
 
     fn recovers(&self) {
         let begin = Instant::now();
-        wait_until("the store responds again", || self.query(&self.unknown).status == 200);
+        wait_until("the store responds again", || self.gateway.query(&self.unknown).status == 200);
         println!("recovered after {:?}", begin.elapsed());
         wait_until("that shows", || is_up(&self.gateway));
         assert_eq!(self.login("new-0").status, 200);
@@ -128,7 +124,7 @@ fn an_empty_server_is_repaired() {
     let url = redis.url();
     let options = [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("STORE_TIMEOUT", "2s")];
     let other = Gateway::start(scene.upstream.address(), &options);
-    let status = |token: &str| other.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status;
+    let status = |token: &str| other.query(token).status;
     wait_until("a replica that never saw them finds all but the revoked one", || {
         tokens.iter().filter(|token| status(token) == 200).count() == 49
     });
@@ -149,7 +145,7 @@ fn redis_hangs() {
     assert!(begin.elapsed() < Duration::from_secs(30));
     let rejections = (0..50).map(|_| {
         let begin = Instant::now();
-        assert_eq!(scene.query(&scene.unknown).status, 503);
+        assert_eq!(scene.gateway.query(&scene.unknown).status, 503);
         begin.elapsed()
     });
     let fastest = rejections.min().expect("some");
@@ -207,7 +203,7 @@ fn redis_is_slow() {
     let scene = Scene::new(&redis, &format!("redis://{between}"), &[("STORE_TIMEOUT", "1s")]);
     delay.store(200, Ordering::Relaxed);
     let begin = Instant::now();
-    assert_eq!(scene.query(&scene.unknown).status, 200, "slow, but in time");
+    assert_eq!(scene.gateway.query(&scene.unknown).status, 200, "slow, but in time");
     println!("a lookup over 2 × 200 ms: {:?}", begin.elapsed());
     // Each single step is in time, although the sum is not.
     let extra = scene.gateway.token_of("extra", "secret");
@@ -265,14 +261,14 @@ fn known_tokens_are_accepted_up_to_max_stale() {
     redis.kill();
     notices(&scene);
     scene.gateway.clock.advance(Duration::from_secs(590));
-    assert_eq!(scene.query(&scene.known).status, 200);
+    assert_eq!(scene.gateway.query(&scene.known).status, 200);
     scene.gateway.clock.advance(Duration::from_secs(20));
-    let response = scene.query(&scene.known);
+    let response = scene.gateway.query(&scene.known);
     assert_eq!((response.status, response.reason().as_str()), (503, "token_store_unavailable"));
     assert_eq!(scene.login("known").status, 503);
     redis.restart();
     wait_until("the store is available again", || is_up(&scene.gateway));
-    assert_eq!(scene.query(&scene.known).status, 200, "confirmed again");
+    assert_eq!(scene.gateway.query(&scene.known).status, 200, "confirmed again");
 }
 
 #[test]
@@ -288,7 +284,7 @@ fn the_gateway_starts_before_its_store() {
     let login = || gateway.login("alice", "secret").status;
     assert_eq!(login(), 503);
     let strangers = format!("tk_{}", "0".repeat(56));
-    let foreign = gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &strangers)], b"");
+    let foreign = gateway.query(&strangers);
     assert_eq!((foreign.status, foreign.reason().as_str()), (401, "api_key_unknown"), "independent of the store");
     redis.restart();
     wait_until("it serves", || login() == 200);

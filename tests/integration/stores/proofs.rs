@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::support::client::{Client, JSON, Response, login};
+use crate::support::client::{Client, login};
 use crate::support::gateway::Gateway;
 use crate::support::program::Program;
 use crate::support::redis::Redis;
@@ -60,10 +60,6 @@ fn token_of(http: SocketAddr, user: &str) -> String {
     login(http, user, "secret").token()
 }
 
-fn query(http: SocketAddr, token: &str) -> Response {
-    Client::connect(http).send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"")
-}
-
 fn revoke(admin: SocketAddr, body: &str) -> u16 {
     let mut client = Client::connect(admin);
     let head = format!("Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
@@ -112,10 +108,14 @@ fn no_ended_token_is_revived_by_kill_9() {
             if users.lines[user].is_none() {
                 ended.push(token.clone());
             } else if !revoked.contains(token) {
-                assert_eq!(query(program.http, token).status, 200, "user-{user} in round {round}");
+                assert_eq!(Client::connect(program.http).query(token).status, 200, "user-{user} in round {round}");
             }
         }
-        let revived = ended.iter().chain(&revoked).filter(|token| query(program.http, token).status != 401).count();
+        let revived = ended
+            .iter()
+            .chain(&revoked)
+            .filter(|token| Client::connect(program.http).query(token).status != 401)
+            .count();
         assert_eq!(revived, 0, "in round {round}, killed after {killed_after:?}");
         // Users who come back have a different hash, so their old tokens stay invalid.
         (0..USERS)
@@ -152,18 +152,18 @@ fn changes_while_the_gateway_is_stopped_end_tokens() {
     users.write();
     {
         let program = Program::start(upstream.address(), &users.options(store));
-        let statuses: Vec<_> = tokens.iter().map(|token| query(program.http, token).status).collect();
+        let statuses: Vec<_> = tokens.iter().map(|token| Client::connect(program.http).query(token).status).collect();
         assert_eq!(statuses, [401, 401, 200, 200], "removed, new password, unchanged, unchanged");
-        assert_eq!(query(program.http, &tokens[1]).reason(), "token_revoked");
+        assert_eq!(Client::connect(program.http).query(&tokens[1]).reason(), "token_revoked");
         let new = token_of(program.http, "user-1");
         assert_ne!(new, tokens[1], "the same password, but proven by a different hash");
-        assert_eq!(query(program.http, &new).status, 200);
+        assert_eq!(Client::connect(program.http).query(&new).status, 200);
         assert_eq!(program.login("user-0", "secret").status, 401);
     }
     // A different verifier.
     let salt_holder = [("STORE_KIND", "file"), ("STORE_PATH", store), KEY, ("TOKENS_FOREIGN", "reject")];
     let program = Program::start(upstream.address(), &salt_holder);
-    assert_eq!(query(program.http, &tokens[2]).reason(), "token_revoked");
+    assert_eq!(Client::connect(program.http).query(&tokens[2]).reason(), "token_revoked");
     assert_ne!(token_of(program.http, "user-2"), tokens[2]);
 }
 
@@ -187,27 +187,27 @@ fn a_removed_user_is_rejected_during_an_outage_of_the_store_and_after_it() {
     let gateway = Gateway::start(upstream.address(), &options);
     wait_until("the store responds", || gateway.metric("timbr_gateway_store_up") == 1.0);
     let (stays, ends) = (gateway.token_of("user-1", "secret"), gateway.token_of("user-2", "secret"));
-    assert_eq!((query(gateway.http(), &stays).status, query(gateway.http(), &ends).status), (200, 200));
+    assert_eq!((gateway.query(&stays).status, gateway.query(&ends).status), (200, 200));
     redis.kill();
     wait_until("the outage is detected", || gateway.metric("timbr_gateway_store_up") == 0.0);
     users.lines[2] = None;
     users.write();
-    wait_until("the removed user is rejected", || matches!(query(gateway.http(), &ends).status, 401 | 503));
-    assert_eq!(query(gateway.http(), &stays).status, 200);
+    wait_until("the removed user is rejected", || matches!(gateway.query(&ends).status, 401 | 503));
+    assert_eq!(gateway.query(&stays).status, 200);
     redis.restart();
     wait_until("the store responds again", || gateway.metric("timbr_gateway_store_up") == 1.0);
-    assert_eq!(query(gateway.http(), &ends).status, 401);
+    assert_eq!(gateway.query(&ends).status, 401);
     // A replica that never saw the user.
     let other = Gateway::start(upstream.address(), &options);
-    wait_until("the token is restored", || query(other.http(), &stays).status == 200);
-    wait_until("the other is not", || query(other.http(), &ends).reason() == "token_revoked");
+    wait_until("the token is restored", || other.query(&stays).status == 200);
+    wait_until("the other is not", || other.query(&ends).reason() == "token_revoked");
 }
 
 #[test]
 fn clients_learn_why_a_token_has_ended() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[("TOKENS_MAX", "2"), ("TOKENS_TTL", "1h")]);
-    let reason = |token: &str| query(gateway.http(), token).reason();
+    let reason = |token: &str| gateway.query(token).reason();
     let tokens = ["a", "b", "c"].map(|user| gateway.token_of(user, "secret"));
     assert_eq!(reason(&tokens[0]), "token_evicted");
     wait_until("evictions are counted", || gateway.metric("timbr_gateway_tokens_evicted_total") == 1.0);
@@ -215,7 +215,7 @@ fn clients_learn_why_a_token_has_ended() {
     assert_eq!(reason(&tokens[1]), "token_revoked");
     // Its entry is free.
     let fourth = gateway.token_of("d", "secret");
-    assert_eq!(query(gateway.http(), &tokens[2]).status, 200);
+    assert_eq!(gateway.query(&tokens[2]).status, 200);
     gateway.clock.advance(Duration::from_secs(3601));
     for token in tokens.iter().chain([&fourth]) {
         assert_eq!(reason(token), "token_expired");
@@ -238,9 +238,9 @@ fn stored_tokens_are_protected_by_the_key_and_not_by_the_salt() {
     let token = gateway.token();
     // The same salt and the same server, but a different key.
     let stranger = start(other_key);
-    assert_eq!(query(stranger.http(), &token).reason(), "api_key_unknown");
+    assert_eq!(stranger.query(&token).reason(), "api_key_unknown");
     let listed = stranger.get("/tokens");
     assert_eq!(listed["tokens"].as_array().map(Vec::len), Some(0), "{listed}");
-    assert_eq!(query(gateway.http(), &token).status, 200);
-    assert_eq!(query(start(KEY).http(), &token).status, 200);
+    assert_eq!(gateway.query(&token).status, 200);
+    assert_eq!(start(KEY).query(&token).status, 200);
 }

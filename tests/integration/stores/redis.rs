@@ -187,7 +187,7 @@ fn tls_a_client_certificate_and_the_documented_acl_suffice() {
     let (gateway, other) = (Gateway::start(upstream.address(), &all), Gateway::start(upstream.address(), &all));
     wait_until("the store responds", || up(&gateway) && up(&other));
     let token = gateway.token();
-    let used = || other.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"").status;
+    let used = || other.query(&token).status;
     assert_eq!(used(), 200);
     wait_until("uses are published", || {
         redis.command::<String>(&["INFO", "commandstats"]).contains("cmdstat_setrange")

@@ -11,10 +11,6 @@ use crate::support::stores::StoreFixture;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
-fn status(gateway: &Gateway, token: &str) -> u16 {
-    gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"").status
-}
-
 #[test]
 fn a_revocation_reaches_all_replicas_within_a_second() {
     let redis = Redis::start();
@@ -28,7 +24,7 @@ fn a_revocation_reaches_all_replicas_within_a_second() {
     let mut slowest = Duration::ZERO;
     for round in 0..5 {
         let token = gateways[round % 3].token();
-        assert!(gateways.iter().all(|gateway| status(gateway, &token) == 200), "one token for all replicas");
+        assert!(gateways.iter().all(|gateway| gateway.query(&token).status == 200), "one token for all replicas");
         let fingerprint = format!("{:?}", TokenId::from_token(token.as_bytes()))[8..16].to_owned();
         let order = match round {
             0 => "{\"user\":\"alice\"}".to_owned(),
@@ -38,13 +34,15 @@ fn a_revocation_reaches_all_replicas_within_a_second() {
         };
         let begin = Instant::now();
         gateways[0].revoke(&order);
-        let response = gateways[0].client().send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+        let response = gateways[0].query(&token);
         assert_eq!(
             (response.status, response.reason().as_str()),
             (401, "token_revoked"),
             "immediately at this replica"
         );
-        wait_until("the token is revoked everywhere", || gateways.iter().all(|gateway| status(gateway, &token) == 401));
+        wait_until("the token is revoked everywhere", || {
+            gateways.iter().all(|gateway| gateway.query(&token).status == 401)
+        });
         slowest = slowest.max(begin.elapsed());
         assert_ne!(gateways[1].token(), token, "the login gets a new token");
     }
@@ -81,17 +79,17 @@ fn a_revocation_during_an_outage_is_local_until_the_store_returns() {
     let up = |gateway: &Gateway| gateway.metric("timbr_gateway_store_up") == 1.0;
     wait_until("the store responds", || up(&here) && up(&there));
     let token = here.token();
-    assert_eq!(status(&there, &token), 200);
+    assert_eq!(there.query(&token).status, 200);
     redis.kill();
     wait_until("the outage is detected", || !up(&here) && !up(&there));
     let response = here.try_revoke("{\"user\":\"alice\"}");
     assert_eq!(response.status, 503);
     assert!(response.text().contains("revoked at this gateway"), "{response:?}");
-    assert_eq!(status(&here, &token), 503, "revoked regardless of the store's state");
-    assert_eq!(status(&there, &token), 200, "the other gateway cannot know yet");
+    assert_eq!(here.query(&token).status, 503, "revoked regardless of the store's state");
+    assert_eq!(there.query(&token).status, 200, "the other gateway cannot know yet");
     redis.restart();
-    wait_until("revoked there, too", || status(&there, &token) == 401);
-    assert_eq!(status(&here, &token), 401);
+    wait_until("revoked there, too", || there.query(&token).status == 401);
+    assert_eq!(here.query(&token).status, 401);
 }
 
 #[test]
@@ -117,7 +115,7 @@ fn only_local_clients_may_revoke() {
     assert_eq!(ask("GET /tokens/revoke", "localhost", "", "").status, 405);
     assert_eq!(ask("POST /tokens/revoke", "localhost", "application/json", "{}").status, 400);
     assert_eq!(ask("GET /tokens?limit=0", "localhost", "", "").status, 400);
-    assert_eq!(status(&gateway, &token), 200, "none of them had an effect");
+    assert_eq!(gateway.query(&token).status, 200, "none of them had an effect");
     let shown = ask("GET /tokens", "localhost", "", "");
     assert_eq!(shown.json()["tokens"][0]["user"], "alice");
     assert!(!shown.text().contains(&token[3..]), "tokens are never shown");
@@ -127,5 +125,5 @@ fn only_local_clients_may_revoke() {
         "not on the client listeners"
     );
     assert_eq!(ask("POST /tokens/revoke", "localhost", "application/json", all).status, 200);
-    assert_eq!(status(&gateway, &token), 401);
+    assert_eq!(gateway.query(&token).status, 401);
 }

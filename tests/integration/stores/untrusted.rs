@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use timbr_gateway::store::{Revocation, TokenEnd};
 
-use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::redis::{Cluster, Redis, Sentinels, server_pki};
 use crate::support::stores::StoreFixture;
@@ -66,14 +65,6 @@ fn is_up(gateway: &Gateway) -> bool {
     gateway.metric("timbr_gateway_store_up") == 1.0
 }
 
-fn query(gateway: &Gateway, token: &str) -> Response {
-    gateway.client().send("GET /timbr/api/x", &[JSON, ("x-api-key", token)], b"")
-}
-
-fn status(gateway: &Gateway, token: &str) -> u16 {
-    query(gateway, token).status
-}
-
 fn replayed_events_neither_extend_tokens_nor_prevent_revocations(fixture: &StoreFixture) {
     let (redis, upstream) = (fixture.server_of(EVENTS), Upstream::start());
     let [gateway] = fixture.gateways(&upstream, &[("TOKENS_TTL", "1h")]);
@@ -91,13 +82,13 @@ fn replayed_events_neither_extend_tokens_nor_prevent_revocations(fixture: &Store
     let _: u64 = ::redis::cmd("ZADD").arg((EVENTS, "99999999999999", &event[0])).query(&mut connection).expect("moved");
     std::thread::sleep(Duration::from_millis(600));
     let token = gateway.token();
-    assert_eq!(status(&gateway, &token), 200, "logins are not blocked");
+    assert_eq!(gateway.query(&token).status, 200, "logins are not blocked");
     let listed = gateway.get("/tokens");
     let expires = listed["tokens"][0]["expires"].as_u64().expect("a time");
     let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
     assert!(expires <= now + 3601, "it expires in {} s", expires - now);
     gateway.revoke("{\"user\":\"alice\"}");
-    assert_eq!(query(&gateway, &token).reason(), "token_revoked");
+    assert_eq!(gateway.query(&token).reason(), "token_revoked");
     wait_until("entries from the future are removed", || redis.command::<u64>(&["ZCARD", EVENTS]) <= 2);
 }
 
@@ -141,28 +132,28 @@ fn a_full_server_is_not_a_lost_one(fixture: &StoreFixture) {
     let [here, there] = fixture.gateways(&upstream, &[("TOKENS_FOREIGN", "reject")]);
     let tokens: Vec<_> = (0..98).map(|number| here.token_of(&format!("user-{number}"), "secret")).collect();
     let held: Vec<_> = (0..2).map(|number| there.token_of(&format!("held-{number}"), "secret")).collect();
-    assert!(held.iter().all(|token| status(&here, token) == 200));
+    assert!(held.iter().all(|token| here.query(token).status == 200));
     fixture.command_all(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
     fixture.command_all(&["CONFIG", "SET", "maxmemory", "1"]);
     // A failure report, and a revocation, cannot be written.
     let stranger = format!("tk_{}", "0".repeat(56));
-    assert_eq!(status(&there, &stranger), 401);
+    assert_eq!(there.query(&stranger).status, 401);
     let revoked = here.try_revoke("{\"user\":\"held-0\"}");
     assert_eq!(revoked.status, 503, "{revoked:?}");
-    let told = query(&here, &held[0]);
+    let told = here.query(&held[0]);
     assert_eq!(told.status, 401, "{revoked:?} {told:?}");
     let mut refused = 0;
     for token in &tokens {
-        refused += usize::from(status(&there, token) != 200);
+        refused += usize::from(there.query(token).status != 200);
         assert!(is_up(&there) && is_up(&here));
     }
     println!("{}: a full server refused {refused} of {} first uses of valid tokens", fixture.name(), tokens.len());
     assert_eq!(refused, 0);
     fixture.command_all(&["CONFIG", "SET", "maxmemory", "0"]);
-    wait_until("the revocation is published", || status(&there, &held[0]) == 401);
-    assert_eq!(status(&there, &held[1]), 200);
+    wait_until("the revocation is published", || there.query(&held[0]).status == 401);
+    assert_eq!(there.query(&held[1]).status, 200);
     let [fresh] = fixture.gateways(&upstream, &[]);
-    wait_until("it is known here, too", || query(&fresh, &held[0]).reason() == "token_revoked");
+    wait_until("it is known here, too", || fresh.query(&held[0]).reason() == "token_revoked");
 }
 
 fn all_replicas_accept_the_token_of_a_login_after_keys_were_lost(fixture: &StoreFixture) {
@@ -181,7 +172,7 @@ fn all_replicas_accept_the_token_of_a_login_after_keys_were_lost(fixture: &Store
         let again = here.token_of(&user, "secret");
         assert_eq!(again, first);
         rounds += 1;
-        refused += usize::from(status(&there, &again) != 200);
+        refused += usize::from(there.query(&again).status != 200);
     }
     println!("{}: {refused} of {rounds} tokens refused after keys were lost", fixture.name());
     assert_eq!(refused, 0);
@@ -194,21 +185,21 @@ fn a_token_that_the_store_has_lost_is_restored_by_the_replica_that_knows_it(fixt
     here.revoke("{\"user\":\"revoked\"}");
     fixture.lose_keys("timbr-gateway:t:*");
     // Neither rejected nor accepted, as long as another replica may know it.
-    let response = query(&there, &kept);
+    let response = there.query(&kept);
     let told = (response.status, response.reason(), response.header("retry-after").to_owned());
     assert_eq!(told, (503, "token_store_unavailable".into(), "1".into()));
     let begin = Instant::now();
-    wait_until("the token is restored", || status(&there, &kept) == 200);
+    wait_until("the token is restored", || there.query(&kept).status == 200);
     println!("{}: a lost token was restored after {:?}", fixture.name(), begin.elapsed());
-    wait_until("the revoked one is known", || query(&there, &revoked).reason() == "token_revoked");
+    wait_until("the revoked one is known", || there.query(&revoked).reason() == "token_revoked");
     // A token that no replica knows ends.
     drop(here);
     let lost = there.token_of("lost", "secret");
     drop(there);
     fixture.command_all(&["FLUSHALL"]);
     let [fresh] = fixture.gateways(&upstream, &[]);
-    assert_eq!(status(&fresh, &lost), 503);
-    wait_until("no replica has restored it", || query(&fresh, &lost).reason() == "token_expired");
+    assert_eq!(fresh.query(&lost).status, 503);
+    wait_until("no replica has restored it", || fresh.query(&lost).reason() == "token_expired");
 }
 
 /// `TOKENS=20000` gives the figure of docs/tokens.md.
@@ -222,7 +213,7 @@ fn an_empty_server_is_filled_again_without_rejections(fixture: &mut StoreFixture
     let [there] = fixture.gateways(&upstream, &[]);
     let waited = std::cell::Cell::new(0);
     for token in tokens.iter().rev().step_by(count / 100) {
-        wait_until("it is restored", || match status(&there, token) {
+        wait_until("it is restored", || match there.query(token).status {
             200 => true,
             503 => {
                 waited.set(waited.get() + 1);

@@ -111,6 +111,11 @@ impl Client {
         if line.starts_with("HEAD ") { self.read_response_to_head() } else { self.read_response() }
     }
 
+    /// The response to a query with this key.
+    pub fn query(&mut self, key: &str) -> Response {
+        self.send("GET /timbr/api/x", &[JSON, ("x-api-key", key)], b"")
+    }
+
     /// Sends a request and reads the response head; `None` if the gateway closes the connection.
     pub fn try_send(&mut self, line: &str, headers: &[(&str, &str)]) -> Option<Response> {
         let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();

@@ -104,6 +104,11 @@ impl Gateway {
         Client::connect(self.http())
     }
 
+    /// The response to a query with this key, on a new connection.
+    pub fn query(&self, key: &str) -> Response {
+        self.client().query(key)
+    }
+
     /// The value of a counter or gauge in `/metrics`; 0 if it is missing.
     pub fn metric(&self, series: &str) -> f64 {
         client::metric(self.admin(), series).unwrap_or(0.0)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::bearer::SALT;
-use crate::support::client::{self, Response};
+use crate::support::client::{self, Client, Response};
 use crate::support::pki::Pki;
 use crate::support::wait_until;
 
@@ -119,6 +119,11 @@ impl Program {
     }
 
     /// A token of `alice`.
+    /// The response to a query with this key, on a new connection.
+    pub fn query(&self, key: &str) -> Response {
+        Client::connect(self.http).query(key)
+    }
+
     pub fn token(&self) -> String {
         self.login("alice", "secret").token()
     }
