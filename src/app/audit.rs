@@ -1,6 +1,6 @@
 //! The outputs of the audit log.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use crate::app::StartError;
 use crate::app::components::{host_name, unwritable};
@@ -29,6 +29,13 @@ pub fn start(options: &AuditOptions) -> Result<AuditGuard, StartError> {
 /// Checks the files that [`start`] reads, without opening an output.
 pub(super) fn check(options: &AuditOptions) -> Option<Problem> {
     syslog_tls(options).err().map(Problem::from)
+}
+
+/// Connects to the syslog server without sending a line; `None` if there is none.
+pub fn check_syslog(options: &AuditOptions) -> Option<io::Result<()>> {
+    let server = options.syslog.clone()?;
+    let writer = syslog_tls(options).map(|tls| SyslogWriter::new(server, tls, None)).map_err(io::Error::other);
+    Some(writer.and_then(|writer| writer.check()))
 }
 
 fn syslog_tls(options: &AuditOptions) -> Result<Option<OutboundTls>, TlsError> {

@@ -40,6 +40,7 @@ use sockets::Sockets;
 use supervisor::Supervisor;
 use workers::Workers;
 
+pub use audit::check_syslog;
 pub use components::check;
 pub use sockets::Addresses;
 

@@ -59,6 +59,20 @@ impl SyslogWriter {
         SyslogWriter { server, tls, source, connection: None }
     }
 
+    /// Connects and closes the connection; sends no line.
+    pub fn check(&self) -> io::Result<()> {
+        match self.connect()? {
+            Connection::Tls(mut stream) => {
+                let StreamOwned { conn, sock } = &mut *stream;
+                while conn.is_handshaking() {
+                    conn.complete_io(sock)?;
+                }
+                Ok(())
+            }
+            Connection::Datagram(_) | Connection::Stream(_) | Connection::Tcp(_) => Ok(()),
+        }
+    }
+
     fn message(&self, line: &str) -> String {
         // `{"timestamp":"2026-01-02T03:04:05.678901Z",…`: RFC 5424 uses the same format.
         let timestamp = line.split('"').nth(3).unwrap_or("-");

@@ -32,7 +32,19 @@ pub async fn check(config: &Config, report: &mut DoctorReport) -> bool {
     check_certificates(config, report);
     let reachable = check_dns(config, report).await && check_upstreams(config, report).await;
     check_issuers(config, report).await;
+    check_syslog(config, report);
     files && reachable
+}
+
+fn check_syslog(config: &Config, report: &mut DoctorReport) {
+    match app::check_syslog(&config.audit) {
+        None => {}
+        Some(Ok(())) => report.ok("audit log", "the syslog server accepts connections"),
+        Some(Err(error)) => {
+            let fix = "audit.syslog (address, port, tls:// for TLS), audit.syslog_ca_file, or start the server";
+            report.failed("audit log", format!("cannot connect to the syslog server: {error}"), fix);
+        }
+    }
 }
 
 /// Fetches the keys of token issuers.
