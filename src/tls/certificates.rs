@@ -106,6 +106,7 @@ pub struct Certificate {
     /// The start and the end of its validity, in seconds of Unix time.
     pub not_before: i64,
     pub not_after: i64,
+    is_for_servers: bool,
 }
 
 /// Why clients reject a certificate, or soon will. It reads as the rest of a sentence.
@@ -120,6 +121,9 @@ pub enum CertificateFault {
     /// The common name, if there is one, does not count.
     #[error("has no subject alternative name, and clients ignore the common name; add the host names (subjectAltName)")]
     NoNames,
+    /// Its extended key usage excludes TLS servers.
+    #[error("is not one for servers, and clients reject it; request one with the extended key usage serverAuth")]
+    NotForServers,
     /// The time that is left.
     #[error("expires in {0}; renew it")]
     ExpiresSoon(String),
@@ -143,7 +147,9 @@ impl Certificate {
         let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
         let names = Arc::new(CertificateNames::from_certificate(&leaf));
         let [not_before, not_after] = [leaf.validity().not_before, leaf.validity().not_after].map(|at| at.timestamp());
-        Ok(Certificate { key: Arc::new(key), names, not_before, not_after })
+        let usage = leaf.extended_key_usage().ok().flatten();
+        let is_for_servers = usage.is_none_or(|usage| usage.value.any || usage.value.server_auth);
+        Ok(Certificate { key: Arc::new(key), names, not_before, not_after, is_for_servers })
     }
 
     /// Whether its validity has ended.
@@ -163,6 +169,7 @@ impl Certificate {
                 let start = SystemTime::UNIX_EPOCH + Duration::from_secs(self.not_before.unsigned_abs());
                 Some(CertificateFault::NotYetValid(humantime::format_rfc3339_seconds(start).to_string()))
             }
+            _ if !self.is_for_servers => Some(CertificateFault::NotForServers),
             _ if exact.is_empty() && wildcards.is_empty() && addresses.is_empty() => Some(CertificateFault::NoNames),
             left if left < notice => Some(CertificateFault::ExpiresSoon(rounded(left))),
             _ => None,

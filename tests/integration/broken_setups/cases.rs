@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd};
 
 use super::Said;
 use super::servers::Servers;
@@ -125,9 +125,14 @@ const HTTPS: (&str, &str) = ("listen", "{https: '127.0.0.1:0', admin: 'off'}");
 
 /// A certificate that is valid in these years, and its key.
 fn certificate(names: &[&str], years: [i32; 2]) -> (String, String) {
+    certificate_for(names, years, &[])
+}
+
+fn certificate_for(names: &[&str], years: [i32; 2], usages: &[ExtendedKeyUsagePurpose]) -> (String, String) {
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).expect("valid");
     [params.not_before, params.not_after] = years.map(|year| date_time_ymd(year, 1, 1));
+    params.extended_key_usages = usages.to_vec();
     (params.self_signed(&key).expect("signed").pem(), key.serialize_pem())
 }
 
@@ -294,6 +299,11 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
             .with_certificate(certificate(&["gateway.example.com"], [2090, 2100])),
         case("A certificate with a common name only", &[HTTPS, TLS], ["tls", "subjectAltName"])
             .with_certificate(certificate(&[], [2020, 2100])),
+        case("A certificate for clients", &[HTTPS, TLS], ["tls", "serverAuth"]).with_certificate(certificate_for(
+            &["gateway.example.com"],
+            [2020, 2100],
+            &[ExtendedKeyUsagePurpose::ClientAuth],
+        )),
         case("The key of a different certificate", &[HTTPS, TLS], ["tls.key_file", "tls.key"])
             .with_certificate((valid_certificate().0, valid_certificate().1)),
         case("An encrypted key", &[HTTPS, TLS], ["tls.key_file", "openssl"])
@@ -373,6 +383,11 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
         ),
         case("The audit log is a folder", &[("audit", "{file: audit}")], ["audit.file", "name a different file"])
             .with_folder("audit"),
+        case(
+            "The syslog server of the audit log is down",
+            &[("audit", &format!("{{syslog: 'tcp://127.0.0.1:{}', on_failure: refuse}}", servers.closed_port()))],
+            ["audit.syslog", "refused"],
+        ),
         case(
             "Redis is down",
             &[("store", &format!("{{kind: redis, urls: 'redis://127.0.0.1:{}'}}", servers.closed_port()))],
@@ -470,10 +485,12 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
                 one.awaited = "the token store is unavailable";
             }
             "The keys of a token issuer cannot be fetched" => one.awaited = "cannot load token issuer keys",
+            "The syslog server of the audit log is down" => one.awaited = "the syslog server",
             "The backend's name does not resolve" => one.awaited = "DNS lookup of a backend failed",
             "An expired certificate"
             | "A certificate that is not valid yet"
-            | "A certificate with a common name only" => {
+            | "A certificate with a common name only"
+            | "A certificate for clients" => {
                 one.awaited = "\"the certificate ";
             }
             _ => {}
