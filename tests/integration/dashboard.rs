@@ -180,11 +180,11 @@ fn the_banner_names_rejections_lock_outs_and_stops() {
     for _ in 0..30 {
         gateway.client().send("POST /timbr/api/get_token", &[JSON, ("Authorization", "Bearer guess")], b"");
     }
-    let stop = r#"{"kind":"user","name":"Alice B","why":"Maintenance."}"#;
+    let stop = r#"{"kind":"user","name":"alice b","why":"Maintenance."}"#;
     assert_eq!(gateway.admin_command("POST /stop", stop).status, 200);
     let has = |text: &str| overview()["attention"].to_string().contains(text);
-    assert!(has("Stopped by an operator: user Alice B") && has("Maintenance."), "{}", overview()["attention"]);
-    assert!(has("`timbr-gateway resume user 'Alice B'`"), "{}", overview()["attention"]);
+    assert!(has("Stopped by an operator: user alice b") && has("Maintenance."), "{}", overview()["attention"]);
+    assert!(has("`timbr-gateway resume user 'alice b'`"), "{}", overview()["attention"]);
     wait_until("the rejections are counted", || has("% of the requests of the last minute were rejected"));
     wait_until("the lock-out is shown", || has("Clients are locked out after failed logins"));
 }
