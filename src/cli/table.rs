@@ -7,6 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::cli::print_line;
+use crate::observability::log;
 
 /// A column: its title, and the value in a row.
 pub type Column = (&'static str, fn(&Value) -> String);
@@ -52,9 +53,8 @@ pub fn printable_text(row: &Value, name: &str) -> String {
 /// SECURITY: clients choose paths, statements and names, and directories and issuers choose groups. All may contain
 /// terminal control sequences, and characters that are invisible or reverse what follows.
 pub fn printable(text: &str) -> String {
-    let is_format = |c| matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    let escaped = |c: char| if c.is_control() || is_format(c) { c.escape_unicode().to_string() } else { c.to_string() };
-    text.chars().map(escaped).collect()
+    let is_unsafe = |c: char| c.is_control() || log::is_unsafe_to_print(c);
+    text.chars().map(|c| if is_unsafe(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }
 
 /// A time of a row, in seconds since the Unix epoch; empty if it has none.

@@ -30,7 +30,7 @@ pub use audit::{
 pub use audit_file::RotatingFile;
 use line_writer::LineWriter;
 pub(crate) use record::label;
-pub use record::{Label, LogRecord};
+pub use record::{Label, LogRecord, is_unsafe_to_print};
 
 /// Format of all log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -179,15 +179,17 @@ fn write_escaped(line: &mut Vec<u8>, value: &str) {
     }
 }
 
-/// Characters that JSON does not escape: C1 control characters, line separators, and controls of text direction.
-fn is_unsafe_to_print(character: char) -> bool {
+/// Characters that JSON does not escape: C1 control characters, line separators, invisible characters, and controls of
+/// text direction.
+pub fn is_unsafe_to_print(character: char) -> bool {
     matches!(
         character,
         '\u{7f}'..='\u{9f}'
             | '\u{61c}'
-            | '\u{200e}' | '\u{200f}'
+            | '\u{200b}'..='\u{200f}'
             | '\u{2028}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
     )
 }
 
