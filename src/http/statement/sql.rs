@@ -39,6 +39,10 @@ enum Token<'a> {
 
 /// `None` if the text is ambiguous.
 fn normalize(text: &str) -> Option<(StatementClass, String)> {
+    // Hive and Spark replace variables before they parse the text, also those in quotes and comments.
+    if text.contains("${") {
+        return None;
+    }
     let mut classifier = Classifier::default();
     // Blanks are added.
     let mut normalized = String::with_capacity(text.len() + text.len() / 2);
@@ -481,6 +485,8 @@ mod tests {
             "SELECT ? DROP TABLE t",
             "SELECT @x DROP TABLE t",
             "SELECT @ DROP TABLE t",
+            "WITH a AS (SELECT '${q}') SELECT 1",
+            "SELECT 1 -- ${q}",
             "SELECT 1 USE hr SELECT * FROM t",
             "SELECT 1 SETUSER 'dbo'",
             "WITH a AS (SELECT 1) -- \\\n SELECT '\n INSERT INTO t SELECT * FROM a -- '",

@@ -42,7 +42,8 @@ fn in_statement(text: &str) -> TokenRequest {
         StatementClass::Unknown => {
             let text = fold(text);
             let is_plain = !text.contains(|c: char| c.is_control() && !c.is_whitespace());
-            if is_plain && !(text.contains("show") && text.contains("token")) {
+            // A variable of Hive and Spark can have any value.
+            if is_plain && !text.contains("${") && !(text.contains("show") && text.contains("token")) {
                 TokenRequest::No
             } else {
                 TokenRequest::Possible
@@ -103,6 +104,7 @@ mod tests {
             ("\u{17f}HOW TO\u{212a}EN", Possible),
             ("SHOW\u{a0}TOKEN", Possible),
             ("S\0H\0O\0W\0", Possible),
+            ("${q}", Possible),
             ("SHOW TABLES", No),
             ("SELECT token FROM show", No),
             ("SELECT 'SHOW TOKEN'", No),
