@@ -3,7 +3,7 @@
 use http::Method;
 
 use crate::auth::Identity;
-use crate::base::user_name::UserName;
+use crate::base::glob::Glob;
 use crate::config::AuthorizationOptions;
 use crate::config::rules::AuthorizationRule;
 use crate::http::statement::{McpCall, StatementClass};
@@ -45,10 +45,9 @@ impl Authorization {
 
 /// SECURITY: the groups are those of the caller, so they grant nothing to a user whom the caller acts as.
 fn is_for_caller(rule: &AuthorizationRule, identity: &Identity) -> bool {
-    let is_listed = |user: &UserName| rule.users.iter().any(|glob| glob.matches(user.as_str()));
     match (identity.impersonated_user(), identity.user()) {
-        (Some(user), _) => is_listed(user),
-        (None, Some(user)) => is_listed(user) || identity.is_in_group(&rule.groups),
+        (Some(user), _) => Glob::any(&rule.users, user.as_str()),
+        (None, Some(_)) => identity.is_one_of(&rule.users, &rule.groups),
         (None, None) => rule.unknown_users,
     }
 }
@@ -56,13 +55,11 @@ fn is_for_caller(rule: &AuthorizationRule, identity: &Identity) -> bool {
 fn is_for_action(rule: &AuthorizationRule, action: Action<'_>) -> bool {
     rule.routes.as_ref().is_none_or(|routes| routes.iter().any(|route| route == action.route))
         && rule.methods.as_ref().is_none_or(|methods| methods.contains(action.method))
-        && rule.ontologies.as_ref().is_none_or(|ontologies| {
-            action.ontology.is_some_and(|ontology| ontologies.iter().any(|glob| glob.matches(ontology)))
-        })
+        && rule.ontologies.as_ref().is_none_or(|all| action.ontology.is_some_and(|ontology| Glob::any(all, ontology)))
         && rule.statements.as_ref().is_none_or(|classes| action.statement.is_some_and(|class| classes.contains(&class)))
         && rule.tools.as_ref().is_none_or(|tools| {
             action.mcp.is_some_and(|call| match call {
-                McpCall::Tool(tool) => tools.iter().any(|glob| glob.matches(tool)),
+                McpCall::Tool(tool) => Glob::any(tools, tool),
                 McpCall::NoTool => true,
             })
         })
@@ -72,8 +69,8 @@ fn is_for_action(rule: &AuthorizationRule, action: Action<'_>) -> bool {
 mod tests {
     use super::*;
     use crate::auth::jwt::JwtCaller;
-    use crate::base::glob::Glob;
     use crate::base::groups::Groups;
+    use crate::base::user_name::UserName;
     use crate::store::TokenId;
 
     #[test]

@@ -136,9 +136,10 @@ impl Identity {
         self.groups.as_ref()
     }
 
-    /// Whether one of the patterns matches a group of the caller.
-    pub fn is_in_group(&self, patterns: &[Glob]) -> bool {
-        self.groups.iter().flat_map(Groups::iter).any(|group| patterns.iter().any(|glob| glob.matches(group)))
+    /// Whether the caller is one of these users or in one of these groups.
+    pub fn is_one_of(&self, users: &[Glob], groups: &[Glob]) -> bool {
+        self.user.as_ref().is_some_and(|user| Glob::any(users, user.as_str()))
+            || self.groups.iter().flat_map(Groups::iter).any(|group| Glob::any(groups, group))
     }
 
     /// The key to send to the backend instead of the client's: from `tokens.keys_file`, or stored with the token.

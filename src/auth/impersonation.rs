@@ -2,6 +2,7 @@
 //! identities.
 
 use crate::auth::Identity;
+use crate::base::glob::Glob;
 use crate::base::user_name::UserName;
 use crate::config::ImpersonationOptions;
 
@@ -46,18 +47,14 @@ impl Impersonation {
     }
 
     fn matching_rule(&self, identity: &Identity, target: &UserName) -> Option<usize> {
-        let user = identity.user()?;
-        self.0.rules.iter().position(|rule| {
-            (rule.users.iter().any(|glob| glob.matches(user.as_str())) || identity.is_in_group(&rule.groups))
-                && rule.act_as.iter().any(|glob| glob.matches(target.as_str()))
-        })
+        let mut rules = self.0.rules.iter();
+        rules.position(|rule| identity.is_one_of(&rule.users, &rule.groups) && Glob::any(&rule.act_as, target.as_str()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::glob::Glob;
     use crate::config::rules::ImpersonationRule;
 
     #[test]

@@ -12,6 +12,11 @@ impl Glob {
         Glob(pattern.into())
     }
 
+    /// Whether one of the patterns matches the whole text.
+    pub fn any(patterns: &[Glob], text: &str) -> bool {
+        patterns.iter().any(|pattern| pattern.matches(text))
+    }
+
     /// Whether the pattern matches the whole text, case-sensitively. Takes at most the product of both lengths.
     pub fn matches(&self, text: &str) -> bool {
         self.matches_bytes(text.as_bytes())

@@ -195,7 +195,7 @@ impl Reader<'_> {
     fn dropped_headers(&mut self) -> Vec<Glob> {
         let dropped = self.get(&HEADERS.drop).unwrap_or_default();
         for needed in ["x-api-impersonate-user", "content-type"] {
-            if dropped.iter().any(|pattern| pattern.matches(needed)) {
+            if Glob::any(&dropped, needed) {
                 self.problem(HEADERS.drop.key, format!("must not match {needed}, which the backend needs"));
             }
         }
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn dropped_headers_are_names_and_patterns() {
         let config = load("headers:\n  drop: [X-User, x-sso-*]\n", &[]).expect("valid");
-        let is_dropped = |name| config.dropped_headers.iter().any(|pattern| pattern.matches(name));
+        let is_dropped = |name| Glob::any(&config.dropped_headers, name);
         assert!(is_dropped("x-user") && is_dropped("x-sso-name") && !is_dropped("x-users"));
         for (wrong, expected) in [
             ("x user", "must be names of headers"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::admission::RequestKind;
 use crate::auth::Identity;
-use crate::base::user_name::UserName;
+use crate::base::glob::Glob;
 use crate::config::LimitRule;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::ontology::requested_ontology;
@@ -53,19 +53,13 @@ impl LimitedRequest<'_> {
         self.is_caller_of(rule)
             && rule.addresses.as_ref().is_none_or(|all| all.iter().any(|network| network.contains(&self.address)))
             && rule.routes.as_ref().is_none_or(|routes| routes.iter().any(|route| route == self.route))
-            && rule.ontologies.as_ref().is_none_or(|ontologies| {
-                self.ontology.is_some_and(|ontology| ontologies.iter().any(|glob| glob.matches(ontology)))
-            })
+            && rule.ontologies.as_ref().is_none_or(|all| self.ontology.is_some_and(|ontology| Glob::any(all, ontology)))
     }
 
     fn is_caller_of(&self, rule: &LimitRule) -> bool {
-        let user = || self.identity.user().map(UserName::as_str);
         match &rule.users {
             None if rule.groups.is_empty() => true,
-            users => {
-                let is_listed = |user: &str| users.iter().flatten().any(|glob| glob.matches(user));
-                user().is_some_and(is_listed) || self.identity.is_in_group(&rule.groups)
-            }
+            users => self.identity.is_one_of(users.as_deref().unwrap_or_default(), &rule.groups),
         }
     }
 }

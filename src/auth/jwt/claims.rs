@@ -4,6 +4,7 @@ use jsonwebtoken::dangerous::insecure_decode_claims;
 use serde_json::{Map, Value};
 
 use crate::auth::jwt::{Jwt, JwtCaller, JwtError};
+use crate::base::glob::Glob;
 use crate::base::groups::Groups;
 use crate::base::user_name::UserName;
 use crate::config::jwt::{IssuerOptions, RequiredClaim};
@@ -112,7 +113,7 @@ impl ClaimRules {
         let no = JwtError::Unacceptable;
         let options = &self.options;
         let name = find(claims, &options.user_claim).and_then(Value::as_str).ok_or(no("it has no user claim"))?;
-        if options.users.as_ref().is_some_and(|users| !users.iter().any(|glob| glob.matches(name))) {
+        if options.users.as_ref().is_some_and(|users| !Glob::any(users, name)) {
             return Err(no("its issuer may not name this user"));
         }
         let tenant = match (options.tenant_user, tenant, options.tenants.as_deref()) {
@@ -177,7 +178,7 @@ fn texts(value: Option<&Value>) -> Vec<Box<str>> {
 /// Whether a claim, or one item of its list, has an accepted value. Scopes are one text with words (RFC 8693 section
 /// 4.2).
 fn has_claim(claims: &Claims, required: &RequiredClaim) -> bool {
-    let accepts = |text: &str| required.values.iter().any(|glob| glob.matches(text));
+    let accepts = |text: &str| Glob::any(&required.values, text);
     let accepts_value = |value: &Value| match value {
         Value::String(text) if matches!(required.name.as_str(), "scope" | "scp") => text.split(' ').any(accepts),
         Value::String(text) => accepts(text),
