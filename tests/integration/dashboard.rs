@@ -189,6 +189,14 @@ fn the_banner_names_rejections_lock_outs_and_stops() {
     wait_until("the lock-out is shown", || has("Clients are locked out after failed logins"));
 }
 
+#[test]
+fn the_banner_names_exhausted_memory() {
+    let gateway = Gateway::start(Upstream::start().address(), &[("LIMITS_MEMORY", "1MiB")]);
+    wait_until("it is shown without any request", || {
+        get(&gateway, "/overview").json()["attention"].to_string().contains("Memory is exhausted")
+    });
+}
+
 /// Such clients get no response, so nothing else counts them.
 #[test]
 fn the_banner_names_refused_connections() {

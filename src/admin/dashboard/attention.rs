@@ -159,7 +159,16 @@ pub fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory
     } else if let Err(reason) = admin.health.readiness() {
         items.push(AttentionItem::bad(format!("The gateway is not ready: {reason}"), "See its log for details.", None));
     }
-    items.extend(admin.snapshot.get().upstreams.iter().filter_map(|backends| upstream_item(backends)));
+    let snapshot = admin.snapshot.get();
+    items.extend(snapshot.upstreams.iter().filter_map(|backends| upstream_item(backends)));
+    if snapshot.admission.memory().is_exhausted() {
+        items.push(AttentionItem::bad(
+            "Memory is exhausted",
+            "The gateway uses more than `limits.memory`. All requests get 503 `memory_exhausted` until some of it is free. \
+             Raise the limit, or lower `limits.connections` and `limits.requests`.",
+            None,
+        ));
+    }
     if admin.metrics.store.up.get() != 1 {
         items.push(AttentionItem::bad(
             "The token store is unavailable",
