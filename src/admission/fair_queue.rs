@@ -198,6 +198,11 @@ impl Slot {
         self.endpoint.as_ref().map(EndpointPermit::load)
     }
 
+    /// The queue that has granted it.
+    pub fn queue(&self) -> Option<&Arc<FairQueue>> {
+        self.queue.as_ref()
+    }
+
     /// The limit for each endpoint, if there is one.
     pub fn endpoint_limit(&self) -> Option<usize> {
         self.queue.as_ref()?.state.lock().limits.requests_per_endpoint

@@ -382,6 +382,14 @@ impl RequestPermit {
         queue.fair_queue.as_ref()
     }
 
+    /// Passes the slot on, and waits for one of these endpoints. `None`: there was no slot, or the wait has failed.
+    pub async fn wait_for_other(&mut self, endpoints: &Arc<dyn EndpointChooser>, affinity: Option<u64>) -> Option<()> {
+        let queue = self.slot.take().and_then(|slot| slot.queue().cloned())?;
+        let request = SlotRequest { caller: self.caller.unwrap_or_default(), affinity, endpoints };
+        self.slot = Some(queue.wait_for_slot(request).await.ok()?);
+        Some(())
+    }
+
     /// Lists the query as running until the permit is dropped.
     pub fn list_query(&mut self, query: RunningQueryGuard) {
         self._query = Some(query);

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::admission::{EndpointChoice, EndpointChooser};
+use crate::admission::{EndpointChoice, EndpointChooser, EndpointLoad};
 use crate::config::{HealthOptions, UpstreamOptions};
 use crate::tls::OutboundTls;
 use crate::upstream::UpstreamError;
@@ -268,6 +268,25 @@ impl Backends {
         }
     }
 
+    /// See [`EndpointChooser::choose`].
+    fn choose_besides(&self, tried: &[Arc<EndpointLoad>], affinity: Option<u64>, limit: usize) -> EndpointChoice {
+        let is_untried = |endpoint: &Arc<Endpoint>| !tried.iter().any(|load| Arc::ptr_eq(load, &endpoint.load));
+        let endpoints = self.endpoints();
+        if !endpoints.iter().any(is_untried) {
+            return EndpointChoice::NoEndpoint;
+        }
+        loop {
+            let has_room = |endpoint: &Arc<Endpoint>| endpoint.load.in_use() < limit;
+            let Some(endpoint) = select(&endpoints, affinity, is_untried, has_room) else {
+                return EndpointChoice::AllFull;
+            };
+            // A request that connected elsewhere before may have been faster.
+            if let Some(permit) = endpoint.load.try_acquire(limit) {
+                return EndpointChoice::Endpoint(permit);
+            }
+        }
+    }
+
     /// The total timeout for connecting a request.
     pub(super) fn connect_timeout(&self) -> Duration {
         self.options.connect_timeout
@@ -299,20 +318,20 @@ impl fmt::Debug for Backends {
 
 impl EndpointChooser for Backends {
     fn choose(&self, affinity: Option<u64>, limit: usize) -> EndpointChoice {
-        let endpoints = self.endpoints();
-        if endpoints.is_empty() {
-            return EndpointChoice::NoEndpoint;
-        }
-        loop {
-            let has_room = |endpoint: &Arc<Endpoint>| endpoint.load.in_use() < limit;
-            let Some(endpoint) = select(&endpoints, affinity, |_| true, has_room) else {
-                return EndpointChoice::AllFull;
-            };
-            // A request that connected elsewhere before may have been faster.
-            if let Some(permit) = endpoint.load.try_acquire(limit) {
-                return EndpointChoice::Endpoint(permit);
-            }
-        }
+        self.choose_besides(&[], affinity, limit)
+    }
+}
+
+/// The endpoints other than those to which a request could not connect.
+#[derive(Debug)]
+pub struct UntriedEndpoints {
+    pub backends: Arc<Backends>,
+    pub tried: Vec<Arc<EndpointLoad>>,
+}
+
+impl EndpointChooser for UntriedEndpoints {
+    fn choose(&self, affinity: Option<u64>, limit: usize) -> EndpointChoice {
+        self.backends.choose_besides(&self.tried, affinity, limit)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::config::AbandonedPolicy;
 use crate::http::h1::response::ResponseHead;
 use crate::observability::metrics::Metrics;
 use crate::upstream::abandoned::{abandon_before_response, finish_all};
-use crate::upstream::backends::Backends;
+use crate::upstream::backends::{Backends, UntriedEndpoints};
 use crate::upstream::connect;
 use crate::upstream::connection::{UNACKNOWLEDGED_TIMEOUT, UpstreamConnection, UpstreamConnectionGuard};
 use crate::upstream::endpoint::EndpointFailure;
@@ -159,7 +159,7 @@ impl UpstreamClient {
         affinity: Option<u64>,
     ) -> Result<Box<UpstreamConnection>, UpstreamError> {
         let UpstreamClientInner { backends, load_balancer, .. } = &*self.0;
-        let started = Instant::now();
+        let mut started = Instant::now();
         let total = backends.connect_timeout();
         let mut tried = Vec::new();
         loop {
@@ -185,10 +185,37 @@ impl UpstreamClient {
             if started.elapsed() >= total {
                 return Err(error);
             }
-            let Some(next) = self.choose(&tried, affinity, &mut in_flight.permit) else { return Err(error) };
+            let next = match self.choose(&tried, affinity, &mut in_flight.permit) {
+                Some(next) => next,
+                None => {
+                    let waiting_since = Instant::now();
+                    let next = self.wait_for_untried(&tried, affinity, &mut in_flight.permit).await.ok_or(error)?;
+                    started += waiting_since.elapsed();
+                    next
+                }
+            };
             upload.set_host(&next.endpoint.origin.authority);
             in_flight.move_to(next);
         }
+    }
+
+    /// Waits until an endpoint that was not tried has room, if the number of requests of each is limited. `None`: no other
+    /// endpoint is available, or the wait has failed.
+    async fn wait_for_untried(
+        &self,
+        tried: &[Rc<WorkerEndpoint>],
+        affinity: Option<u64>,
+        permit: &mut Option<Box<RequestPermit>>,
+    ) -> Option<Rc<WorkerEndpoint>> {
+        let permit = permit.as_deref_mut()?;
+        permit.slot()?.endpoint_limit()?;
+        if self.0.load_balancer.available_besides(tried) == 0 {
+            return None;
+        }
+        let tried = tried.iter().map(|target| Arc::clone(&target.endpoint.load)).collect();
+        let untried = UntriedEndpoints { backends: Arc::clone(&self.0.backends), tried };
+        permit.wait_for_other(&(Arc::new(untried) as Arc<dyn EndpointChooser>), affinity).await?;
+        self.0.load_balancer.find(permit.slot()?.endpoint()?)
     }
 
     /// Waits for the first lookup of the names if no endpoint is known yet.

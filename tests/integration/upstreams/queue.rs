@@ -103,6 +103,23 @@ fn an_endpoint_that_does_not_listen_keeps_no_slot() {
     }
 }
 
+/// Nothing was sent, so a request that could not connect waits for the endpoints that are full.
+#[test]
+fn a_request_that_cannot_connect_waits_for_a_full_endpoint() {
+    let (upstream, open) = Upstream::gate();
+    let backends = [upstream.address(), super::closed_port()];
+    let options = [("UPSTREAM_REQUESTS_PER_ENDPOINT", "1"), ("UPSTREAM_EJECT_AFTER", "0")];
+    let gateway = super::gateway(&backends, &options);
+    let token = gateway.token();
+    let mut clients: Vec<_> = (0..4).map(|_| sent(&gateway, &token)).collect();
+    wait_until("the others wait", || upstream.log().len() == 1 && queued(&gateway) == 3.0);
+    open.store(true, Ordering::SeqCst);
+    for client in &mut clients {
+        assert_eq!(client.read_response().status, 200);
+    }
+    assert_eq!((upstream.log().len(), queued(&gateway)), (4, 0.0));
+}
+
 #[test]
 fn queue_rejections_have_a_retry_after() {
     let (upstream, open) = Upstream::gate();
