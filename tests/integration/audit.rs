@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::support::bearer::SALT;
 use crate::support::client::{Client, JSON};
 use crate::support::pki::Pki;
-use crate::support::program::Program;
+use crate::support::program::{Program, run};
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
@@ -257,11 +257,8 @@ fn the_documented_fields_are_those_of_the_lines_and_of_the_sample() {
         ("POST /resume", r#"{"kind":"route","name":"api"}"#),
         ("POST /drain", "{}"),
     ];
-    let revoke = std::process::Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
-        .args(["tokens", "revoke", "--all", "--listen-admin-socket", &socket_text])
-        .env_clear()
-        .output();
-    assert!(revoke.is_ok_and(|output| output.status.success()));
+    let revoke = run(&["tokens", "revoke", "--all", "--listen-admin-socket", &socket_text], &[], "");
+    assert!(revoke.status.success(), "{revoke:?}");
     for (line, body) in commands {
         assert_eq!(command(&program, line, body), 200, "{line}");
     }

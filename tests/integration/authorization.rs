@@ -1,8 +1,6 @@
 //! Authorization rules, and keys in `Authorization: Basic` on the hive route.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
+use crate::support::bearer::basic;
 use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::Upstream;
@@ -62,10 +60,6 @@ fn thrift(gateway: &Gateway, authorization: &str, more: &[(&str, &str)]) -> Resp
         ("Authorization", authorization),
     ];
     gateway.client().send("POST /timbr-server/", &[&own, more].concat(), b"\x80\x01\x00\x01\x00\x00\x00\x0bOpenSession")
-}
-
-fn basic(user: &str, key: &str) -> String {
-    format!("Basic {}", STANDARD.encode(format!("{user}:{key}")))
 }
 
 #[test]

@@ -2,25 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use crate::support::bearer::SALT;
+use crate::support::program::run;
 use crate::support::upstream::{Upstream, respond};
-
-fn program(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
-        .args(arguments)
-        .env_clear()
-        .envs(environment.iter().copied())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("started");
-    // A command that does not read its input may have closed it.
-    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
-    child.wait_with_output().expect("ended")
-}
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("text")
@@ -30,7 +16,7 @@ fn text(bytes: &[u8]) -> &str {
 fn the_demo_shows_the_round_trip_on_a_free_port() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = taken.local_addr().expect("an address").to_string();
-    let output = program(&["demo", "--once", "--listen-https", &address], &[], "");
+    let output = run(&["demo", "--once", "--listen-https", &address], &[], "");
     let shown = text(&output.stdout);
     assert!(output.status.success(), "{output:?}");
     for expected in [
@@ -77,10 +63,10 @@ fn the_demo_backend_runs_alone_until_sigterm() {
 
 #[test]
 fn a_new_salt_can_be_used() {
-    let salt = program(&["salt"], &[], "");
+    let salt = run(&["salt"], &[], "");
     let salt = text(&salt.stdout).trim();
     assert_eq!(salt.len(), 44);
-    let output = program(&["bearer", "--user", "alice", "--password-stdin"], &[("API_AUTH_SALT", salt)], "secret\n");
+    let output = run(&["bearer", "--user", "alice", "--password-stdin"], &[("API_AUTH_SALT", salt)], "secret\n");
     assert!(output.status.success(), "{output:?}");
     assert!(text(&output.stdout).starts_with("gAAAA"), "{output:?}");
 }
@@ -89,18 +75,18 @@ fn a_new_salt_can_be_used() {
 fn a_bearer_is_decoded_without_its_password() {
     let make = |salt: &str| {
         let arguments = ["bearer", "--user", "alice", "--password-stdin"];
-        text(&program(&arguments, &[("API_AUTH_SALT", salt)], "wonderland").stdout).trim().to_owned()
+        text(&run(&arguments, &[("API_AUTH_SALT", salt)], "wonderland").stdout).trim().to_owned()
     };
-    let other = text(&program(&["salt"], &[], "").stdout).trim().to_owned();
+    let other = text(&run(&["salt"], &[], "").stdout).trim().to_owned();
     let both = format!("{other},{SALT}");
     for (salts, bearer, number) in [(SALT, make(SALT), "1 of 1"), (&both, format!("Bearer {}\n", make(SALT)), "2 of 2")]
     {
-        let output = program(&["bearer", "--decode"], &[("API_AUTH_SALT", salts)], &bearer);
+        let output = run(&["bearer", "--decode"], &[("API_AUTH_SALT", salts)], &bearer);
         let shown = text(&output.stdout);
         assert!(shown.starts_with("user     alice\ncreated  20"), "{output:?}");
         assert!(shown.ends_with(&format!("salt     {number}\n")) && !shown.contains("wonderland"), "{output:?}");
     }
-    let foreign = program(&["bearer", "--decode"], &[("API_AUTH_SALT", &other)], &make(SALT));
+    let foreign = run(&["bearer", "--decode"], &[("API_AUTH_SALT", &other)], &make(SALT));
     assert_eq!(foreign.status.code(), Some(1));
     assert!(text(&foreign.stderr).contains("not a Fernet token made with this API_AUTH_SALT"), "{foreign:?}");
 }
@@ -111,7 +97,7 @@ fn a_password_of_the_users_file_is_verified() {
     let file = folder.path().join("users");
     let users = |command: &str, user: &str, password: &str| {
         let file = file.to_str().expect("text");
-        program(&["users", command, user, "--auth-users-file", file, "--password-stdin"], &[], password)
+        run(&["users", command, user, "--auth-users-file", file, "--password-stdin"], &[], password)
     };
     assert!(users("add", "alice", "wonderland").status.success());
     assert!(users("verify", "alice", "wonderland").status.success());
@@ -140,11 +126,11 @@ fn errors_of_the_bearer_command_are_explained() {
         (&["bearer", "--user", "alice"], &[("API_AUTH_SALT", SALT)], "", "the password is empty"),
         (&["bearer", "--user", "a:b"], &[("API_AUTH_SALT", SALT)], "x", "a user name is"),
     ] {
-        let output = program(arguments, environment, input);
+        let output = run(arguments, environment, input);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(text(&output.stderr).contains(expected), "{output:?}");
     }
-    let wrong = program(&["bearer", "--password", "x"], &[], "");
+    let wrong = run(&["bearer", "--password", "x"], &[], "");
     assert_eq!(wrong.status.code(), Some(2));
 }
 
@@ -152,7 +138,7 @@ fn errors_of_the_bearer_command_are_explained() {
 fn all_errors_of_an_invalid_configuration_are_reported() {
     let environment = [("API_AUTH_SALT", "hunter2"), ("TIMBR_GATEWAY_LISTEN_HTTPS", "8443"), ("TIMBR_GATEWAY_NO", "x")];
     for command in [&["serve"][..], &["config", "check"], &["config", "print"]] {
-        let output = program(command, &environment, "");
+        let output = run(command, &environment, "");
         let shown = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{shown}");
         for expected in [
@@ -170,19 +156,19 @@ fn all_errors_of_an_invalid_configuration_are_reported() {
 #[test]
 fn config_check_reads_the_files_that_serve_reads() {
     let good = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
-    assert!(program(&["config", "check"], &good, "").status.success());
-    let missing = program(&["config", "check", "--tokens-keys-file", "/nonexistent/keys"], &good, "");
+    assert!(run(&["config", "check"], &good, "").status.success());
+    let missing = run(&["config", "check", "--tokens-keys-file", "/nonexistent/keys"], &good, "");
     assert_eq!(missing.status.code(), Some(1));
     assert!(text(&missing.stderr).contains("tokens.keys_file: /nonexistent/keys: cannot be read"), "{missing:?}");
     let traced = [&good[..], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318")]].concat();
-    let wrong = program(&["config", "check"], &traced, "");
+    let wrong = run(&["config", "check"], &traced, "");
     assert_eq!(wrong.status.code(), Some(1));
     assert!(text(&wrong.stderr).contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{wrong:?}");
 }
 
 #[test]
 fn the_help_of_reload_explains_an_invalid_configuration() {
-    let help = program(&["reload", "--help"], &[], "");
+    let help = run(&["reload", "--help"], &[], "");
     for expected in ["invalid configuration changes nothing", "exit code is 1", "listen.admin", "timbr-gateway reload"]
     {
         assert!(text(&help.stdout).contains(expected), "{expected} in {help:?}");
@@ -192,7 +178,7 @@ fn the_help_of_reload_explains_an_invalid_configuration() {
 #[test]
 fn config_print_shows_origins_and_hides_secrets() {
     let environment = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
-    let output = program(&["config", "print", "--origins", "--tokens-ttl", "2h"], &environment, "");
+    let output = run(&["config", "print", "--origins", "--tokens-ttl", "2h"], &environment, "");
     let shown = text(&output.stdout);
     assert!(shown.contains("ttl: \"2h\"  # flag --tokens-ttl"), "{shown}");
     assert!(shown.contains("url: \"http://127.0.0.1:1\"  # variable TIMBR_GATEWAY_UPSTREAM_URL"), "{shown}");
@@ -204,7 +190,7 @@ fn an_address_in_use_is_reported() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = taken.local_addr().expect("an address").to_string();
     let environment = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
-    let output = program(&["serve", "--listen-https", &address, "--listen-admin", "off"], &environment, "");
+    let output = run(&["serve", "--listen-https", &address, "--listen-admin", "off"], &environment, "");
     assert_eq!(output.status.code(), Some(1));
     let port = taken.local_addr().expect("an address").port();
     let expected = format!(
@@ -220,7 +206,7 @@ fn an_address_in_use_is_reported() {
 #[test]
 fn healthcheck_reports_the_address_that_does_not_respond() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address");
-    let output = program(&["healthcheck", "--listen-admin", &nobody.to_string()], &[], "");
+    let output = run(&["healthcheck", "--listen-admin", &nobody.to_string()], &[], "");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains(&format!("http://{nobody}/livez")), "{output:?}");
 }
@@ -230,7 +216,7 @@ fn healthcheck_checks_a_running_gateway() {
     let upstream = crate::support::upstream::Upstream::start();
     let gateway = crate::support::gateway::Gateway::start(upstream.address(), &[]);
     let admin = gateway.admin().to_string();
-    let output = program(&["healthcheck"], &[("TIMBR_GATEWAY_LISTEN_ADMIN", &admin)], "");
+    let output = run(&["healthcheck"], &[("TIMBR_GATEWAY_LISTEN_ADMIN", &admin)], "");
     assert!(output.status.success(), "{output:?}");
     assert_eq!(text(&output.stdout), "ok\n");
 }
@@ -241,11 +227,11 @@ fn wait_ends_when_the_gateway_is_ready_or_after_the_timeout() {
     let gateway = crate::support::gateway::Gateway::start(upstream.address(), &[]);
     let admin = gateway.admin().to_string();
     for state in ["ready", "live"] {
-        let output = program(&["wait", "--for", state, "--listen-admin", &admin], &[], "");
+        let output = run(&["wait", "--for", state, "--listen-admin", &admin], &[], "");
         assert!(output.status.success() && text(&output.stdout) == "ok\n", "{output:?}");
     }
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("an address");
-    let output = program(&["wait", "--timeout", "300ms", "--listen-admin", &nobody.to_string()], &[], "");
+    let output = run(&["wait", "--timeout", "300ms", "--listen-admin", &nobody.to_string()], &[], "");
     assert_eq!(output.status.code(), Some(1));
     let problem = text(&output.stderr);
     assert!(problem.contains("is not ready after 300ms") && problem.contains("Connection refused"), "{problem}");
@@ -259,9 +245,9 @@ fn healthcheck_uses_the_configuration_file() {
     let gateway = crate::support::gateway::Gateway::start(upstream.address(), &[]);
     std::fs::write(&file, format!("listen: {{admin: '{}'}}\n", gateway.admin())).expect("written");
     let file = file.to_str().expect("text");
-    assert!(program(&["healthcheck"], &[("TIMBR_GATEWAY_CONFIG", file)], "").status.success());
-    assert!(program(&["healthcheck", "--ready", "--config", file], &[], "").status.success());
-    let off = program(&["healthcheck", "--listen-admin", "off"], &[], "");
+    assert!(run(&["healthcheck"], &[("TIMBR_GATEWAY_CONFIG", file)], "").status.success());
+    assert!(run(&["healthcheck", "--ready", "--config", file], &[], "").status.success());
+    let off = run(&["healthcheck", "--listen-admin", "off"], &[], "");
     assert_eq!(text(&off.stderr), "error: listen.admin is off: there is no admin listener to connect to\n");
 }
 
@@ -290,17 +276,17 @@ fn completions_exist_for_each_shell() {
         ("elvish", "edit:completion:arg-completer[timbr-gateway]"),
         ("powershell", "Register-ArgumentCompleter"),
     ] {
-        let output = program(&["completions", shell], &[], "");
+        let output = run(&["completions", shell], &[], "");
         let script = text(&output.stdout);
         assert!(output.status.success() && script.contains(expected), "{shell}: {script:.300}");
         assert!(script.contains("upstream-url") && script.contains("revoke"), "{shell}");
     }
-    assert_eq!(program(&["completions", "csh"], &[], "").status.code(), Some(2));
+    assert_eq!(run(&["completions", "csh"], &[], "").status.code(), Some(2));
 }
 
 #[test]
 fn bash_completes_subcommands() {
-    let script = program(&["completions", "bash"], &[], "");
+    let script = run(&["completions", "bash"], &[], "");
     let asked = format!(
         "{}\nCOMP_WORDS=(timbr-gateway config pr) COMP_CWORD=2; _timbr__gateway timbr-gateway pr config; echo \"${{COMPREPLY[@]}}\"",
         text(&script.stdout)
@@ -316,10 +302,10 @@ fn bash_completes_subcommands() {
 
 #[test]
 fn each_command_has_a_manual_page() {
-    let one = program(&["man"], &[], "");
+    let one = run(&["man"], &[], "");
     assert!(text(&one.stdout).contains(".TH timbr-gateway 1"), "{one:?}");
     let folder = tempfile::tempdir().expect("a folder");
-    let all = program(&["man", folder.path().join("man1").to_str().expect("text")], &[], "");
+    let all = run(&["man", folder.path().join("man1").to_str().expect("text")], &[], "");
     assert!(all.status.success(), "{all:?}");
     let read = |name: &str| std::fs::read_to_string(folder.path().join("man1").join(name)).expect(name);
     assert!(read("timbr-gateway-serve.1").contains("upstream\\-url"));
@@ -330,9 +316,9 @@ fn each_command_has_a_manual_page() {
 
 #[test]
 fn the_version_contains_the_build() {
-    let short = program(&["-V"], &[], "");
+    let short = run(&["-V"], &[], "");
     assert_eq!(text(&short.stdout), concat!("timbr-gateway ", env!("CARGO_PKG_VERSION"), "\n"));
-    let long = program(&["--version"], &[], "");
+    let long = run(&["--version"], &[], "");
     let long = text(&long.stdout);
     assert!(long.contains("\ncommit: ") && long.contains(&format!("\ntarget: {}-linux-", std::env::consts::ARCH)));
 }
@@ -340,7 +326,7 @@ fn the_version_contains_the_build() {
 #[test]
 fn output_to_a_pipe_has_no_colours() {
     for arguments in [&["--help"][..], &["doctor"], &["nonsense"], &["config", "check", "--tokens-ttl"]] {
-        let output = program(arguments, &[], "");
+        let output = run(arguments, &[], "");
         assert!(!output.stdout.contains(&0x1b) && !output.stderr.contains(&0x1b), "{output:?}");
     }
 }
@@ -348,7 +334,7 @@ fn output_to_a_pipe_has_no_colours() {
 #[test]
 fn config_print_supports_json() {
     let environment = [("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")];
-    let output = program(&["config", "print", "--format", "json"], &environment, "");
+    let output = run(&["config", "print", "--format", "json"], &environment, "");
     let shown = text(&output.stdout);
     let told: serde_json::Value = serde_json::from_str(shown).expect("JSON");
     assert!(told["options"].as_array().is_some_and(|options| options.len() > 50));
@@ -370,7 +356,7 @@ fn config_check_reports_files_that_are_useless() {
     };
     let check = |options: &[(&str, &str)]| {
         let all = [&[("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")], options].concat();
-        let output = program(&["config", "check"], &all, "");
+        let output = run(&["config", "check"], &all, "");
         (output.status.success(), text(&output.stderr).to_owned())
     };
     for (name, end, is_reported) in [("old", 2021, true), ("new", 2100, false)] {
@@ -398,12 +384,12 @@ fn rules_without_password_checks_cause_a_warning() {
         ("TIMBR_GATEWAY_AUTHORIZATION_MODE", "enforce"),
         ("TIMBR_GATEWAY_AUTHORIZATION_RULES", "[{users: admin}]"),
     ];
-    let output = program(&["config", "check"], &environment, "");
+    let output = run(&["config", "check"], &environment, "");
     assert!(output.status.success(), "{output:?}");
     let keys = ["tls.cert_file", "auth.verifier", "authorization.rules"];
     let warnings: Vec<_> = text(&output.stderr).lines().filter_map(|line| line.strip_prefix("warning: ")).collect();
     assert!(keys.iter().zip(&warnings).all(|(key, warning)| warning.starts_with(key)), "{output:?}");
-    let doctor = program(&["doctor", "--json"], &environment, "");
+    let doctor = run(&["doctor", "--json"], &environment, "");
     let told: serde_json::Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
     for (step, key) in keys.iter().enumerate() {
         assert_eq!(
@@ -438,7 +424,7 @@ fn doctor_tries_an_unknown_foreign_key() {
             ("TIMBR_GATEWAY_UPSTREAM_URL", url.as_str()),
             ("TIMBR_GATEWAY_TOKENS_FOREIGN", policy),
         ];
-        let output = program(&["doctor", "--json"], &environment, "");
+        let output = run(&["doctor", "--json"], &environment, "");
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let steps = report["steps"].as_array().expect("steps");
         let step = steps.iter().find(|step| step["step"] == "foreign keys").expect("the step");
@@ -474,7 +460,7 @@ fn doctor_tries_an_unknown_foreign_key_at_each_upstream_that_gets_it() {
     std::fs::write(&path, file).expect("written");
     for (policy, expected) in [("forward", &["ok", "failed"][..]), ("verify", &["ok"]), ("reject", &["ok"])] {
         let config = ["doctor", "--json", "--config", path.to_str().expect("text")];
-        let output = program(&config, &[("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_TOKENS_FOREIGN", policy)], "");
+        let output = run(&config, &[("API_AUTH_SALT", SALT), ("TIMBR_GATEWAY_TOKENS_FOREIGN", policy)], "");
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let steps = report["steps"].as_array().expect("steps");
         let steps: Vec<_> = steps.iter().filter(|step| step["step"] == "foreign keys").collect();

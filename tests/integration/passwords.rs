@@ -6,15 +6,12 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::support::bearer::basic;
 use crate::support::client::Response;
 use crate::support::gateway::Gateway;
 use crate::support::upstream::{Upstream, respond};
 
 const HIVE: &str = "routes: [{name: hive}]\n";
-
-fn basic(user: &str, password: &str) -> String {
-    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
-}
 
 fn thrift(gateway: &Gateway, user: &str, password: &str) -> Response {
     let headers = [("Content-Type", "application/x-thrift"), ("Authorization", &*basic(user, password))];

@@ -1,7 +1,7 @@
 //! The query journal: its log lines, its lists, and the cancellation of a query.
 
 use std::io::Read;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
-use crate::support::program::{Lines, Program};
+use crate::support::program::{Lines, Program, run};
 use crate::support::upstream::{AfterRequest, Upstream, respond, write};
 use crate::support::wait_until;
 
@@ -236,11 +236,8 @@ fn the_audit_log_names_the_operator_and_the_user_of_a_cancelled_query() {
     let mut client = Client::connect(program.http);
     client.write_request(QUERY, &[TEXT, ("x-api-key", &*program.token()), ("x-request-id", "runaway")], SQL);
     wait_until("it has arrived", || upstream.log().iter().any(|request| request.line.contains("/sales/")));
-    let cancelled = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
-        .args(["queries", "cancel", "runaway", "--why", "runs away", "--listen-admin-socket", socket])
-        .env_clear()
-        .output()
-        .expect("it runs");
+    let cancelled =
+        run(&["queries", "cancel", "runaway", "--why", "runs away", "--listen-admin-socket", socket], &[], "");
     assert!(cancelled.status.success(), "{cancelled:?}");
     let find = || {
         let lines = lines.lock().expect("no panic");

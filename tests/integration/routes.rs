@@ -4,9 +4,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-
+use crate::support::bearer::basic;
 use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::upstream::{AfterRequest, Recorded, Upstream, respond};
@@ -14,10 +12,6 @@ use crate::support::wait_until;
 
 const THRIFT: (&str, &str) = ("Content-Type", "application/x-thrift");
 const EVENTS: (&str, &str) = ("Accept", "application/json, text/event-stream");
-
-fn basic(user: &str, key: &str) -> String {
-    format!("Basic {}", STANDARD.encode(format!("{user}:{key}")))
-}
 
 fn send(gateway: &Gateway, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
     gateway.client().send(line, headers, body)

@@ -1,33 +1,18 @@
 //! `timbr-gateway tokens list|revoke` and `salt status` against a running gateway.
 
-use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use timbr_gateway::store::TokenId;
 
 use crate::support::bearer::{SALT, bearer_with};
 use crate::support::client::JSON;
 use crate::support::gateway::Gateway;
+use crate::support::program::run;
 use crate::support::redis::Redis;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
 const OTHER_SALT: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
-
-fn program(gateway: &Gateway, arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
-        .args(arguments)
-        .args(["--listen-admin", &gateway.admin().to_string()])
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("started");
-    // A command that does not read its input may have exited.
-    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
-    child.wait_with_output().expect("ended")
-}
 
 fn said(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
@@ -40,7 +25,7 @@ fn tokens_are_listed_and_revoked_without_printing_them() {
     let tokens = ["alice", "bob", "carol", "dave"].map(|user| gateway.token_of(user, "secret"));
     let fingerprint = |token: &str| format!("{:?}", TokenId::from_token(token.as_bytes()))[8..16].to_owned();
 
-    let shown = said(&program(&gateway, &["tokens", "list"], ""));
+    let shown = said(&gateway.command(&["tokens", "list"]));
     assert_eq!(shown.lines().count(), 5, "{shown}");
     let bobs = shown.lines().find(|line| line.ends_with("bob")).expect("a line");
     assert!(bobs.starts_with(&fingerprint(&tokens[1])), "{bobs}");
@@ -48,19 +33,19 @@ fn tokens_are_listed_and_revoked_without_printing_them() {
     for token in &tokens {
         assert!(!shown.contains(&token[3..]), "{shown}");
     }
-    let one = said(&program(&gateway, &["tokens", "list", "--user", "bob", "--json"], ""));
+    let one = said(&gateway.command(&["tokens", "list", "--user", "bob", "--json"]));
     let one: serde_json::Value = serde_json::from_str(&one).expect("JSON");
     assert_eq!((one.as_array().map(Vec::len), &one[0]["user"]), (Some(1), &"bob".into()));
     assert!(one[0]["expires"].as_u64() > one[0]["minted"].as_u64());
-    let some = said(&program(&gateway, &["tokens", "list", "--limit", "2"], ""));
+    let some = said(&gateway.command(&["tokens", "list", "--limit", "2"]));
     assert!(some.contains("There are more than 2"), "{some}");
 
-    let by_user = program(&gateway, &["tokens", "revoke", "--user", "alice"], "");
+    let by_user = gateway.command(&["tokens", "revoke", "--user", "alice"]);
     assert_eq!(said(&by_user), "Revoked 1 token.\n");
-    said(&program(&gateway, &["tokens", "revoke", "--fingerprint", &fingerprint(&tokens[1])], ""));
-    said(&program(&gateway, &["tokens", "revoke", "--token-stdin"], &format!("{}\n", tokens[2])));
+    said(&gateway.command(&["tokens", "revoke", "--fingerprint", &fingerprint(&tokens[1])]));
+    said(&gateway.command_with(&["tokens", "revoke", "--token-stdin"], &format!("{}\n", tokens[2])));
     assert_eq!(tokens.each_ref().map(|token| gateway.query(token).status), [401, 401, 401, 200]);
-    said(&program(&gateway, &["tokens", "revoke", "--all"], ""));
+    said(&gateway.command(&["tokens", "revoke", "--all"]));
     assert_eq!(gateway.query(&tokens[3]).status, 401);
 }
 
@@ -75,16 +60,12 @@ fn errors_of_the_token_commands_are_explained() {
         (&["tokens", "revoke", "--token-file", "/nonexistent"], 1, "cannot read the token from /nonexistent"),
         (&["tokens", "list", "--limit", "0"], 2, "0 is not in"),
     ] {
-        let output = program(&gateway, arguments, "");
+        let output = gateway.command(arguments);
         let told = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}");
         assert!(told.contains(part), "{arguments:?}: {told}");
     }
-    let nobody = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
-        .args(["tokens", "list", "--listen-admin", "127.0.0.1:1"])
-        .env_clear()
-        .output()
-        .expect("it runs");
+    let nobody = run(&["tokens", "list", "--listen-admin", "127.0.0.1:1"], &[], "");
     assert_eq!(nobody.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&nobody.stderr).contains("http://127.0.0.1:1/tokens"), "{nobody:?}");
 }
@@ -132,7 +113,7 @@ fn salts_are_rotated_without_failed_requests() {
 
     // Is the old salt still used?
     assert!(login(&replicas[0], SALT, "late").is_some(), "the old salt still opens bearers");
-    let shown = || said(&program(&replicas[1], &["salt", "status"], ""));
+    let shown = || said(&replicas[1].command(&["salt", "status"]));
     wait_until("its use is reported at the other replica", || {
         let shown = shown();
         let old = shown.lines().nth(2).expect("a line").to_owned();
@@ -151,9 +132,9 @@ fn salts_are_rotated_without_failed_requests() {
 #[test]
 fn without_a_store_salt_status_reports_since_when_it_counts() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
-    let shown = said(&program(&gateway, &["salt", "status"], ""));
+    let shown = said(&gateway.command(&["salt", "status"]));
     assert!(shown.contains("never") && shown.contains("Since the start of this process"), "{shown}");
     gateway.token();
-    let shown = said(&program(&gateway, &["salt", "status"], ""));
+    let shown = said(&gateway.command(&["salt", "status"]));
     assert!(!shown.contains("never") && shown.lines().nth(1).expect("a line").ends_with(" 1"), "{shown}");
 }

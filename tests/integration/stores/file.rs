@@ -1,7 +1,6 @@
 //! Tokens in a file: acknowledged tokens survive `kill -9`, and the file contains no secrets.
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 use std::time::Duration;
 
 use timbr_gateway::app;
@@ -9,7 +8,7 @@ use timbr_gateway::config::{Sources, load};
 
 use crate::support::bearer::{SALT, bearer};
 use crate::support::client::{Client, JSON};
-use crate::support::program::Program;
+use crate::support::program::{Program, run};
 use crate::support::stores::{StoreFixture, id_of};
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
@@ -198,17 +197,15 @@ fn two_processes_cannot_share_a_file() {
     let path = fixture.path().to_str().expect("text").to_owned();
     let upstream = Upstream::start();
     let _first = Program::start(upstream.address(), &[("STORE_KIND", "file"), ("STORE_PATH", &path)]);
-    let second = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
-        .arg("serve")
-        .env_clear()
-        .env("API_AUTH_SALT", SALT)
-        .env("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1")
-        .env("TIMBR_GATEWAY_LISTEN_HTTPS", "127.0.0.1:0")
-        .env("TIMBR_GATEWAY_LISTEN_ADMIN", "off")
-        .env("TIMBR_GATEWAY_STORE_KIND", "file")
-        .env("TIMBR_GATEWAY_STORE_PATH", &path)
-        .output()
-        .expect("it runs");
+    let variables = [
+        ("API_AUTH_SALT", SALT),
+        ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1"),
+        ("TIMBR_GATEWAY_LISTEN_HTTPS", "127.0.0.1:0"),
+        ("TIMBR_GATEWAY_LISTEN_ADMIN", "off"),
+        ("TIMBR_GATEWAY_STORE_KIND", "file"),
+        ("TIMBR_GATEWAY_STORE_PATH", &*path),
+    ];
+    let second = run(&["serve"], &variables, "");
     let told = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(1), "{told}");
     assert!(told.contains("in use by another process"), "{told}");

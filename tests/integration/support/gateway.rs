@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use timbr_gateway::config::{Sources, load};
 use crate::support::TIMEOUT;
 use crate::support::bearer::SALT;
 use crate::support::client::{self, Client, Response};
+use crate::support::program::run;
 
 /// A running gateway. Stops when dropped.
 pub struct Gateway {
@@ -143,12 +144,13 @@ impl Gateway {
 
     /// Runs a command of the program for this gateway.
     pub fn command(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
-            .args(arguments)
-            .args(["--listen-admin", &self.admin().to_string()])
-            .env_clear()
-            .output()
-            .expect("it runs")
+        self.command_with(arguments, "")
+    }
+
+    /// As `command`, with this input.
+    pub fn command_with(&self, arguments: &[&str], input: &str) -> Output {
+        let admin = self.admin().to_string();
+        run(&[arguments, &["--listen-admin", &admin]].concat(), &[], input)
     }
 
     /// The response to an admin command.

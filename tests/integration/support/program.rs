@@ -1,8 +1,8 @@
 //! The gateway as a separate process, whose memory, CPU time and descriptors can be measured.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,22 @@ use crate::support::bearer::SALT;
 use crate::support::client::{self, Client, Response};
 use crate::support::pki::Pki;
 use crate::support::wait_until;
+
+/// Runs a command to its end, with these environment variables only and with this input.
+pub fn run(arguments: &[&str], variables: &[(&str, &str)], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"))
+        .args(arguments)
+        .env_clear()
+        .envs(variables.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    // A command that does not read its input may have closed it.
+    let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
+    child.wait_with_output().expect("ended")
+}
 
 /// A running program. Killed when dropped.
 pub struct Program {
