@@ -163,6 +163,16 @@ fn totals_json(totals: &QueryTotals) -> Value {
 }
 
 /// Milliseconds with three decimals, as in the log.
-fn millis(duration: Duration) -> Value {
+pub(super) fn millis(duration: Duration) -> Value {
     ((duration.as_secs_f64() * 1e6).round() / 1e3).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn milliseconds_have_three_decimals() {
+        assert_eq!(millis(Duration::from_nanos(2_465_123)).to_string(), "2.465");
+    }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use crate::admin::queries::millis;
 use crate::admin::routes::{AdminError, Call, CallResult};
 use crate::base::client_address;
 use crate::base::percent::decode_query_value;
@@ -73,7 +74,7 @@ pub fn explain(call: &Call<'_>) -> CallResult {
 pub fn rejection_json(rejection: &RejectionRecord) -> Value {
     json!({
         "time": seconds(rejection.time),
-        "after_ms": seconds(rejection.elapsed) * 1000.0,
+        "after_ms": millis(rejection.elapsed),
         "request_id": rejection.request_id(),
         "trace_id": rejection.trace_id(),
         "client": client_address::to_text(rejection.client),
