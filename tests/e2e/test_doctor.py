@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from support.processes import clean_environment, free_port
+from support.directory import BASE, GATEWAY, GATEWAY_PASSWORD
 from backend.keys import SERVICE_KEY
 
 
@@ -51,6 +52,19 @@ def test_a_password_is_checked_on_request(setup, doctor, backend, tmp_path):
     assert list(failures(doctor(backend.url, "--json", "--user", "alice", password="wrong", **options))) == ["get_token"]
     output = doctor(backend.url, "--json", **options)
     assert failures(output) == {} and '"skipped"' in output.stdout, "without a user the login is skipped"
+
+
+def test_the_server_that_verifies_passwords_is_checked_without_a_user(setup, doctor, backend):
+    directory = setup.directory({"alice": "wonder:land-9"})
+    ldap = {"AUTH_VERIFIER": "ldap", "LDAP_URL": f"ldaps://localhost:{directory.tls_port}", "LDAP_BASE_DN": BASE,
+            "LDAP_CA_FILE": directory.pki.ca_file, "LDAP_BIND_DN": GATEWAY}
+    output = doctor(backend.url, **ldap, LDAP_BIND_PASSWORD=GATEWAY_PASSWORD)
+    assert output.returncode == 0 and "ok       verifier" in output.stdout, output
+    assert list(failures(doctor(backend.url, "--json", **ldap, LDAP_BIND_PASSWORD="wrong"))) == ["verifier"]
+    platform = setup.platform({"alice": "wonder:land"})
+    options = {"AUTH_VERIFIER": "platform", "UPSTREAM_CREDENTIAL": "platform"}
+    assert failures(doctor(platform.url, "--json", **options)) == {}
+    assert list(failures(doctor(platform.url, "--json", **options, PLATFORM_LOGIN_PATH="/sign-in/"))) == ["verifier"]
 
 
 def test_a_failed_step_names_the_option_to_fix(doctor, backend, setup):

@@ -61,6 +61,12 @@ impl LdapDirectory {
         }
     }
 
+    /// Connects, and binds as `ldap.bind_dn` if it is set.
+    pub async fn check(&self) -> Result<(), String> {
+        let check = async { self.bind_as_gateway(&mut self.connect().await?).await };
+        timeout(self.options.timeout, check).await.unwrap_or_else(|_| Err("timed out".to_owned()))
+    }
+
     /// Binds as the user; `None` if the directory rejects that. The error says why the password could not be verified.
     async fn bind_as(&self, credentials: &Credentials) -> Result<Option<VerifiedLogin>, String> {
         let user = credentials.user.as_str();

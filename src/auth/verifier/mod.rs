@@ -22,6 +22,8 @@ use crate::auth::token_binding::Evidence;
 use crate::base::groups::Groups;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
+use crate::config::{Config, VerifierOptions};
+use crate::tls::TlsError;
 
 pub use delegate::Delegate;
 pub use ldap::LdapDirectory;
@@ -152,6 +154,26 @@ impl RemoteVerifier {
             RemoteVerifier::Delegate(delegate) => delegate.verify(bearer).await,
             RemoteVerifier::Ldap(directory) => directory.verify(credentials).await,
         }
+    }
+}
+
+/// Checks the server that verifies passwords as far as that is possible without one. `None` if there is no such server,
+/// or if it is the backend.
+pub async fn check_server(config: &Config) -> Option<Result<(), String>> {
+    let text = |error: TlsError| error.to_string();
+    match &config.auth.verifier {
+        VerifierOptions::Ldap(options) => {
+            let check = async { LdapDirectory::new(options).map_err(text)?.check().await };
+            Some(check.await)
+        }
+        VerifierOptions::Platform => {
+            let check = async {
+                let platform = Platform::new(config).map_err(text)?;
+                platform.check().await.map_err(|_| "see the log above".to_owned())
+            };
+            Some(check.await)
+        }
+        VerifierOptions::SaltHolder | VerifierOptions::UsersFile(_) | VerifierOptions::Delegate => None,
     }
 }
 

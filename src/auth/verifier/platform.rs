@@ -88,11 +88,8 @@ impl Platform {
     pub async fn verify(&self, credentials: &Credentials) -> Result<VerifiedLogin, VerifyError> {
         self.check_anonymous_rejected().await?;
         let mut jar = CookieJar::default();
+        let page = self.fetch_login_page(&mut jar).await?;
         let login = &self.options.login_path;
-        let page = self.send(Method::GET, login, &mut jar, Bytes::new()).await?;
-        if page.status() != StatusCode::OK {
-            return Err(unavailable(SERVER, format!("the login page {login} has status {}", page.status())));
-        }
         let csrf = html_form::hidden_field_value(&String::from_utf8_lossy(page.body()), "csrf_token");
         let mut fields = vec![("username", credentials.user.as_str()), ("password", credentials.password.expose())];
         if let Some(csrf) = &csrf {
@@ -116,6 +113,22 @@ impl Platform {
             session: Some(PlatformSession(jar.to_secret())),
             ..VerifiedLogin::default()
         })
+    }
+
+    /// Checks what needs no user: the login page, and that the token page returns no token without a login. The log has
+    /// the cause of an error.
+    pub async fn check(&self) -> Result<(), VerifyError> {
+        self.check_anonymous_rejected().await?;
+        self.fetch_login_page(&mut CookieJar::default()).await.map(drop)
+    }
+
+    async fn fetch_login_page(&self, jar: &mut CookieJar) -> Result<Response<Bytes>, VerifyError> {
+        let path = &self.options.login_path;
+        let page = self.send(Method::GET, path, jar, Bytes::new()).await?;
+        match page.status() {
+            StatusCode::OK => Ok(page),
+            other => Err(unavailable(SERVER, format!("the login page {path} has status {other}"))),
+        }
     }
 
     /// Fetches the name of the session's user, if there is a page for it.

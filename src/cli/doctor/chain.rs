@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use crate::admin::control;
 use crate::app;
 use crate::auth::bearer::make_bearer;
+use crate::auth::verifier;
 use crate::base::clock::Clock;
 use crate::base::groups::Groups;
 use crate::base::percent;
@@ -82,6 +83,16 @@ impl ClientChain {
             }
         }
         let Some(login) = login else {
+            // With a login, `get_token` shows whether the server verifies passwords.
+            match verifier::check_server(&config).await {
+                None => {}
+                Some(Ok(())) => report.ok("verifier", "the server that verifies passwords responds"),
+                Some(Err(why)) => report.failed(
+                    "verifier",
+                    format!("the server that verifies passwords cannot be used: {why}"),
+                    "the settings of auth.verifier (ldap or platform), or start the server",
+                ),
+            }
             report.skipped("get_token", "requires --user and a password");
             return Ok(());
         };

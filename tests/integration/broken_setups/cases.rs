@@ -150,6 +150,7 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
         )
     };
     let key_set = format!("http://127.0.0.1:{}/keys", servers.backend_port);
+    let closed = servers.closed_port();
     let store_key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
     let mut all = vec![
         case("No salt", &[("api_auth_salt_file", "")], ["api_auth_salt", "timbr-gateway salt"]),
@@ -350,6 +351,14 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
             "LDAP without TLS",
             &[("auth", "{verifier: ldap}"), ("ldap", "{url: 'ldap://directory', base_dn: 'dc=x', start_tls: false}")],
             ["ldap.start_tls", "ldaps://"],
+        ),
+        case(
+            "The directory is down",
+            &[
+                ("auth", "{verifier: ldap}"),
+                ("ldap", &format!("{{url: 'ldap://127.0.0.1:{closed}', base_dn: 'dc=x', start_tls: false}}")),
+            ],
+            ["ldap", "refused"],
         ),
         case(
             "A store that needs a key",
