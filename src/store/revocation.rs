@@ -95,11 +95,11 @@ impl Store {
 
     /// The number of live tokens that a revocation would end.
     pub async fn count_covered(&self, revocation: &Revocation) -> Result<u64, Unavailable> {
-        let user = if let Revocation::User(user) = revocation { Some(user.clone()) } else { None };
-        let live = self.list(TokenFilter { user, limit: usize::MAX }).await?.tokens;
+        let live = self.list(TokenFilter { user: None, limit: usize::MAX }).await?.tokens;
         let is_covered = |token: &&TokenSummary| match revocation {
             Revocation::Token(fingerprint) => token.fingerprint == *fingerprint,
-            Revocation::User(_) | Revocation::All => true,
+            Revocation::User(name) => is_same_user(name, &token.user),
+            Revocation::All => true,
             Revocation::Deny(..) => false,
         };
         Ok(live.iter().filter(is_covered).count() as u64)
@@ -139,7 +139,7 @@ pub enum Revocation {
     /// The token with this fingerprint. If two live tokens share it, which has a probability of 1 in 4 × 10⁹, both
     /// end.
     Token(Fingerprint),
-    /// All tokens of a user.
+    /// All tokens of a user, in any case of the name: see [`DeniedSubject::user`].
     User(UserName),
     /// All tokens.
     All,
@@ -155,7 +155,7 @@ impl Revocation {
     pub fn covers(&self, id: &TokenId, user: &UserName) -> bool {
         match self {
             Revocation::Token(fingerprint) => id.fingerprint() == *fingerprint,
-            Revocation::User(name) => name == user,
+            Revocation::User(name) => is_same_user(name, user),
             Revocation::All => true,
             Revocation::Deny(..) => false,
         }
@@ -185,7 +185,7 @@ impl Revocation {
     pub(super) fn encode(&self) -> Vec<u8> {
         match self {
             Revocation::Token(fingerprint) => [b"t", &fingerprint.bytes()[..]].concat(),
-            Revocation::User(name) => [b"u", name.as_str().as_bytes()].concat(),
+            Revocation::User(name) => [b"u", name.to_lower_case().as_str().as_bytes()].concat(),
             Revocation::All => b"a".to_vec(),
             Revocation::Deny(subject, Denial { until, note }) => {
                 let (kind, subject) = match subject {
@@ -222,6 +222,10 @@ impl Revocation {
             _ => None,
         }
     }
+}
+
+fn is_same_user(one: &UserName, other: &UserName) -> bool {
+    one.as_str().eq_ignore_ascii_case(other.as_str())
 }
 
 /// The latest time of each revocation, the ends of denials included, by [`Revocation::mark_id`]. It applies to tokens
