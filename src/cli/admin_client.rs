@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use clap::{ArgMatches, Command};
 use zeroize::Zeroizing;
 
+use crate::base::remedy::with_remedy;
 use crate::cli::options;
 use crate::config::options::LISTEN;
 use crate::os::unix_socket;
@@ -122,7 +123,7 @@ impl AdminClient<'_> {
     }
 
     fn exchange(&self, method: &str, path: &str, json: Option<&str>, sender: Sender) -> anyhow::Result<String> {
-        let (mut stream, accepts_token) = self.connect()?;
+        let (mut stream, accepts_token) = self.connect().map_err(with_advice)?;
         let mut request =
             Zeroizing::new(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"));
         // SECURITY: the token is sent to this machine only, and not in the clear over a network.
@@ -170,6 +171,17 @@ impl fmt::Display for AdminClient<'_> {
             (Some(path), Some(address)) => write!(f, "unix:{} or http://{address}", path.display()),
             (None, address) => write!(f, "http://{}", address.expect("there is a socket or an address")),
         }
+    }
+}
+
+/// The error of a connection that cannot be opened, with what to do about it.
+fn with_advice(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
+            let advice = "is the gateway running, with this listen.admin or listen.admin_socket?";
+            io::Error::new(error.kind(), format!("{error}; {advice}"))
+        }
+        _ => with_remedy(error),
     }
 }
 

@@ -234,7 +234,7 @@ fn wait_ends_when_the_gateway_is_ready_or_after_the_timeout() {
     let output = run(&["wait", "--timeout", "300ms", "--listen-admin", &nobody.to_string()], &[], "");
     assert_eq!(output.status.code(), Some(1));
     let problem = text(&output.stderr);
-    assert!(problem.contains("is not ready after 300ms") && problem.contains("Connection refused"), "{problem}");
+    assert!(problem.contains("is not ready after 300ms") && problem.contains("is the gateway running"), "{problem}");
 }
 
 #[test]
