@@ -107,8 +107,8 @@ pub struct Reservation(Option<Charge>);
 
 /// A check of a credential that has started.
 ///
-/// SECURITY: it ends as a failure unless it is refunded, so that an unforeseen outcome (a panic, a timeout, a
-/// status that is neither yes nor no) cannot be used for guessing.
+/// SECURITY: it ends as a failure unless it is refunded. So an unforeseen outcome cannot be used for guessing: a panic, a
+/// timeout, or a status that is neither yes nor no.
 pub struct Charge {
     limiter: Arc<FailureLimiter>,
     charged: [Option<ChargedBucket>; 2],

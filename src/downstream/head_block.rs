@@ -1,7 +1,7 @@
 //! Finds what the HTTP/2 library would not report in the heads of requests: a fragment in `:path`, which it removes, and
 //! bytes that are not allowed in a literal, after which it ends the connection and not the stream.
 //!
-//! It follows the instructions of HPACK (RFC 7541), changes such a byte to one of the same length, so that the
+//! It follows the instructions of HPACK (RFC 7541). It changes such a byte to one of the same length, so that the
 //! compression state of both sides stays the same, and reports the stream as malformed.
 
 use crate::base::byte_class::ByteClass;

@@ -100,10 +100,10 @@ pub fn disposition(name: HeaderName, text: &[u8]) -> Disposition {
 
 /// Prefixes of headers that describe the caller.
 ///
-/// SECURITY: these are the headers with which other gateways and identity-aware proxies report the user that they have
-/// authenticated (oauth2-proxy, Authelia, authentik, Caddy, Pomerium, Kong, Vouch, Cloudflare Access, Google IAP and App
-/// Engine, AWS ALB, Azure App Service, Tailscale, mod_auth_openidc, Linkerd, the Kubernetes API). A backend that
-/// was behind one of them may still trust it. `headers.drop` names more.
+/// SECURITY: other gateways and identity-aware proxies report in these the user that they have authenticated. A backend
+/// that was behind one of them may still trust it. They are of oauth2-proxy, Authelia, authentik, Caddy, Pomerium, Kong,
+/// Vouch, Cloudflare Access, Google IAP and App Engine, AWS ALB, Azure App Service, Tailscale, mod_auth_openidc,
+/// Linkerd and the Kubernetes API. `headers.drop` names more.
 const CLIENT_CLAIM_PREFIXES: [&str; 28] = [
     "x-forwarded-",
     "x-jwt-",

@@ -1,8 +1,8 @@
 //! Buffers log lines in memory and writes them to the output from one thread, many lines at a time. It knows nothing of
 //! what a line contains.
 //!
-//! `tracing-appender` is not used: it bounds the number of lines instead of their bytes, allocates for each line,
-//! writes each with a call of its own, and does not count lines that the output rejects or accepts in part.
+//! `tracing-appender` is not used: it bounds the number of lines instead of their bytes, allocates for each line and
+//! writes each with a call of its own. Nor does it count lines that the output rejects or accepts in part.
 
 use std::io::{self, Write};
 use std::sync::Arc;
