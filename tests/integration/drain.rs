@@ -13,7 +13,7 @@ use crate::support::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, PING, SETTI
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::{H2Client, tls_stream};
 use crate::support::program::Program;
-use crate::support::upstream::{Upstream, respond, write};
+use crate::support::upstream::{AfterRequest, Upstream, respond, write};
 use crate::support::wait_until;
 
 fn slow_upstream(millis: u64) -> Upstream {
@@ -204,6 +204,27 @@ fn requests_are_cut_after_the_drain_timeout() {
     gateway.begin_shutdown();
     assert!(client.is_closed());
     assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 1 });
+}
+
+/// Without a length, the end of the connection would look like the end of the response.
+#[test]
+fn a_response_of_unknown_length_that_is_cut_ends_with_a_reset() {
+    let upstream = Upstream::with_behaviour(|_, stream| {
+        write(stream, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n");
+        thread::sleep(Duration::from_secs(5));
+        AfterRequest::Close
+    });
+    let gateway = Gateway::start(upstream.address(), &[("DRAIN_TIMEOUT", "300ms")]);
+    let token = gateway.token();
+    let mut client = gateway.client();
+    client.write(
+        format!("GET /timbr/api/x HTTP/1.0\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\r\n")
+            .as_bytes(),
+    );
+    assert_eq!(client.read_head().expect("a head").status, 200);
+    gateway.begin_shutdown();
+    let end = client.try_clone().read_to_end(&mut Vec::new());
+    assert_eq!(end.expect_err("incomplete").kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 #[test]

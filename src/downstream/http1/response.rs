@@ -133,8 +133,8 @@ where
             }
             polled
         });
-        let result = result.await?;
-        if matches!(result, Err(ConnectionEnd::ResponseIncomplete)) && framing == ResponseFraming::Close {
+        let result = result.await.unwrap_or_else(Err);
+        if result.is_err() && framing == ResponseFraming::Close {
             // SECURITY: without a length, only a reset shows the client that its response is incomplete.
             self.wire.borrow().io().reset_on_drop();
         }
