@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
@@ -96,6 +96,11 @@ fn requests_that_wait_are_stopped_too() {
         assert_eq!(response.status, status, "{response:?}");
     }
     assert_eq!(upstream.log().len(), 2, "the backend gets none that was stopped");
+    let top = || serde_json::from_str::<Value>(&run(&gateway, &["top", "--json"]).1).expect("JSON");
+    wait_until("they are counted", || top()["reasons"].to_string().contains("stopped_by_operator"));
+    let routes = top()["routes"].take();
+    let is_failed = |route: &Value| route["failed"] != 0;
+    assert!(!routes.as_array().expect("routes").iter().any(is_failed), "they were stopped on purpose: {routes}");
 }
 
 #[test]

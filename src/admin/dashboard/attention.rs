@@ -180,7 +180,7 @@ pub fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory
     if history.has_high_failure_rate() {
         items.push(AttentionItem::bad(
             "More than 5 % of the requests of the last minute failed",
-            "Failed requests have a status of 500 or above. The reasons under Rejections show whether the gateway or the backend failed.",
+            "Failed requests have a status of 500 or above, except those that an operator has stopped. The reasons under Rejections show whether the gateway or the backend failed.",
             Some("rejections"),
         ));
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::observability::metrics::{Histogram, RouteTotals};
+use crate::observability::metrics::{Histogram, RequestOutcome, RouteTotals};
 
 /// Time between two points of the fine series.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
@@ -72,12 +72,12 @@ impl TrafficCounts {
         let mut counts = TrafficCounts::default();
         for route in routes {
             for responses in &route.responses {
-                let outcome = match (responses.status, responses.reason) {
-                    ("5xx", _) => &mut counts.failed,
-                    (_, "") => &mut counts.answered,
-                    _ => &mut counts.rejected,
+                let sum = match responses.outcome() {
+                    RequestOutcome::Answered => &mut counts.answered,
+                    RequestOutcome::Rejected => &mut counts.rejected,
+                    RequestOutcome::Failed => &mut counts.failed,
                 };
-                *outcome += responses.count;
+                *sum += responses.count;
                 counts.add_reason(responses.reason, responses.count);
             }
             counts.durations.add(&route.total);

@@ -64,7 +64,7 @@ impl TopCallers {
 
     /// The names with the most requests, those with the most first.
     pub fn to_json(&self) -> Value {
-        let seconds: f64 = self.intervals.iter().map(|interval| interval.length.as_secs_f64()).sum();
+        let seconds: Duration = self.intervals.iter().map(|interval| interval.length).sum();
         let top = |of: fn(&TopInterval) -> &Tallies| {
             let mut sums = Tallies::new();
             for (name, tally) in self.intervals.iter().flat_map(of) {
@@ -94,7 +94,7 @@ impl TopCallers {
         let reasons: Vec<_> =
             reasons.iter().map(|(reason, count)| json!({ "name": reason, "requests": count })).collect();
         json!({
-            "seconds": seconds.round(),
+            "seconds": seconds.as_secs_f64().round(),
             "users": top(|interval| &interval.users),
             "addresses": top(|interval| &interval.addresses),
             "routes": top(|interval| &interval.routes),
@@ -107,12 +107,7 @@ impl TopInterval {
     fn add_route(&mut self, route: &RouteTotals) {
         let mut tally = CallerTally::default();
         for responses in &route.responses {
-            tally.requests += responses.count;
-            match (responses.status, responses.reason) {
-                ("5xx", _) => tally.failed += responses.count,
-                (_, "") => {}
-                _ => tally.rejected += responses.count,
-            }
+            tally.count(responses.outcome(), responses.count);
             if !responses.reason.is_empty() {
                 *self.reasons.entry(responses.reason).or_default() += responses.count;
                 tally.reason = responses.reason;

@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::base::user_name::UserName;
+use crate::observability::metrics::RequestOutcome;
 
 const SETS: usize = 32;
 const WAYS: usize = 8;
@@ -16,9 +17,9 @@ const WAYS: usize = 8;
 pub struct CallerTally {
     /// All requests.
     pub requests: u64,
-    /// Requests that the gateway rejected with a status below 500, or whose client left.
+    /// Requests that the gateway rejected, or whose client left.
     pub rejected: u64,
-    /// Requests with a status of 500 or above.
+    /// Requests that failed at the gateway or the backend.
     pub failed: u64,
     /// The reason of the last rejection; empty without one.
     pub reason: &'static str,
@@ -27,14 +28,19 @@ pub struct CallerTally {
 impl CallerTally {
     /// Counts one request. `reason` is empty if the backend's response was passed on.
     pub fn record(&mut self, status: u16, reason: &'static str) {
-        self.requests += 1;
-        if status >= 500 {
-            self.failed += 1;
-        } else if !reason.is_empty() {
-            self.rejected += 1;
-        }
+        self.count(RequestOutcome::new(status >= 500, reason), 1);
         if !reason.is_empty() {
             self.reason = reason;
+        }
+    }
+
+    /// Adds requests with this outcome.
+    pub fn count(&mut self, outcome: RequestOutcome, requests: u64) {
+        self.requests += requests;
+        match outcome {
+            RequestOutcome::Answered => {}
+            RequestOutcome::Rejected => self.rejected += requests,
+            RequestOutcome::Failed => self.failed += requests,
         }
     }
 

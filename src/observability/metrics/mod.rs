@@ -38,7 +38,7 @@ pub use exposition::ExpositionFormat;
 pub use histogram::Histogram;
 pub use prometheus_client::metrics::MetricType;
 pub use queries::QueryMetrics;
-pub use route::{CompletedRequest, ResponseCount, RouteTotals};
+pub use route::{CompletedRequest, RequestOutcome, ResponseCount, RouteTotals};
 pub use store::StoreMetrics;
 pub use upstreams::{EndpointCounts, UpstreamMetrics};
 pub use worker::{

@@ -50,6 +50,28 @@ pub struct CompletedRequest<'a> {
     pub sent: u64,
 }
 
+/// What became of a request, for sums over requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestOutcome {
+    /// The backend's response was passed on.
+    Answered,
+    /// The gateway rejected it, or its client left.
+    Rejected,
+    /// The gateway or the backend failed.
+    Failed,
+}
+
+impl RequestOutcome {
+    /// `reason` is that of [`CompletedRequest::reason`]. What an operator has stopped gets 503 on purpose.
+    pub fn new(is_server_error: bool, reason: &str) -> RequestOutcome {
+        match (is_server_error, reason) {
+            (false, "") => RequestOutcome::Answered,
+            (false, _) | (true, "stopped_by_operator") => RequestOutcome::Rejected,
+            (true, _) => RequestOutcome::Failed,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct RouteCounters {
     pub name: Box<str>,
@@ -137,6 +159,13 @@ pub struct ResponseCount {
     pub reason: &'static str,
     /// Number of such requests.
     pub count: u64,
+}
+
+impl ResponseCount {
+    /// What became of these requests.
+    pub fn outcome(&self) -> RequestOutcome {
+        RequestOutcome::new(self.status == "5xx", self.reason)
+    }
 }
 
 /// The counts of a route, summed over all workers.
