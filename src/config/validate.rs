@@ -11,13 +11,13 @@ use crate::base::glob::Glob;
 use crate::base::secret::Secret;
 use crate::config::choices::ClientSocketMode;
 use crate::config::options::{
-    self, AUTH, GLOBAL, HEADERS, JOURNAL, Key, LIMITS, LISTEN, LOG, PLATFORM, READINESS, STORE, TLS, TOKENS,
+    self, AUTH, GLOBAL, HEADERS, JOURNAL, Key, LIMITS, LISTEN, LOG, PLATFORM, READINESS, STORE, TLS, TOKENS, UPSTREAM,
 };
 use crate::config::reader::{Reader, complete};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{
-    CertificateFiles, Config, DEFAULT_UPSTREAM, Drain, LimitOptions, ListenOptions, Timeouts, TokenOptions, print,
-    routes, salts,
+    CertificateFiles, Config, DEFAULT_UPSTREAM, Drain, LimitOptions, ListenOptions, ServerUrl, Timeouts, TokenOptions,
+    print, routes, salts,
 };
 use crate::observability::log::LogOptions;
 use crate::observability::queries::QueryText;
@@ -42,8 +42,10 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
     reader.require_verifier_of_credential(auth.as_ref());
     reader.require_one_per_user_credential(upstream.as_ref(), &upstreams);
     reader.require_client_auth_for_routes(&routes);
+    let listen = reader.listen();
+    let all_upstreams = || upstream.iter().chain(&upstreams).map(|one| (one.name.as_str(), &one.urls[..]));
+    reader.reject_own_listeners(listen.as_ref(), all_upstreams());
     complete!(Config {
-        listen: reader.listen(),
         admin: reader.admin(),
         tls: reader.tls(),
         trusted_proxies: Some(reader.get(&GLOBAL.trusted_proxies).unwrap_or_default()),
@@ -66,7 +68,7 @@ pub(super) fn config(settings: &Settings, problems: &mut Vec<Problem>) -> Option
         upstreams: Some(upstreams),
         limit_rules: Some(limit_rules),
         routes: Some(routes);
-        salts, upstream, auth, platform
+        salts, upstream, auth, platform, listen
     })
 }
 
@@ -113,6 +115,27 @@ fn is_one_address((one, other): (SocketAddr, SocketAddr)) -> bool {
 }
 
 impl Reader<'_> {
+    /// Requests would go round in circles.
+    fn reject_own_listeners<'a>(
+        &mut self,
+        listen: Option<&ListenOptions>,
+        upstreams: impl Iterator<Item = (&'a str, &'a [ServerUrl])>,
+    ) {
+        let Some(listen) = listen else { return };
+        let listeners = [(LISTEN.https.key, listen.https), (LISTEN.http.key, listen.http)];
+        for (name, url) in upstreams.flat_map(|(name, urls)| urls.iter().map(move |url| (name, url))) {
+            let host = if url.host == "localhost" { "127.0.0.1" } else { &url.host };
+            let address = host.parse().ok().filter(|_| url.socket.is_none()).map(|ip| SocketAddr::new(ip, url.port));
+            let is_own =
+                |(_, listener): &&(&str, Option<SocketAddr>)| listener.zip(address).is_some_and(is_one_address);
+            if let Some((listener, _)) = listeners.iter().find(is_own) {
+                let key = if name == DEFAULT_UPSTREAM { UPSTREAM.url.key } else { GLOBAL.upstreams.key };
+                let remedy = "correct the URL, or choose a different port for the gateway";
+                self.problem(key, format!("{} is also the address of {listener}; {remedy}", url.name()));
+            }
+        }
+    }
+
     /// Reports the options that are set and have no effect, each once.
     fn reject_ineffective(&mut self) {
         let values = &self.settings.values;
@@ -428,5 +451,22 @@ mod tests {
         .expect_err("invalid");
         assert!(error.contains("tls.cert_file: has no effect with listen.https=off"), "{error}");
         assert!(error.contains("listen.admin: is the same address as listen.http"), "{error}");
+    }
+
+    #[test]
+    fn the_gateway_is_not_its_own_upstream() {
+        for (listener, url, is_own) in [
+            ("0.0.0.0:8000", "http://127.0.0.1:8000", true),
+            ("[::]:8000", "http://localhost:8000", true),
+            ("127.0.0.1:8000", "http://127.0.0.1:8000", true),
+            ("127.0.0.1:8000", "http://127.0.0.1:8001", false),
+            ("10.0.0.5:8000", "http://127.0.0.1:8000", false),
+            ("0.0.0.0:8000", "http://timbr:8000", false),
+            ("0.0.0.0:80", "unix:/run/timbr.sock", false),
+        ] {
+            let loaded = load("", &[("LISTEN_HTTP", listener), ("UPSTREAM_URL", url)]);
+            let message = "is also the address of listen.http";
+            assert_eq!(loaded.is_err_and(|error| error.contains(message)), is_own, "{listener} {url}");
+        }
     }
 }

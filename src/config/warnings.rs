@@ -31,6 +31,12 @@ fn weak_settings(config: &Config) -> impl Iterator<Item = Problem> {
             GLOBAL.core_dumps.key,
             "core dumps and debuggers can read every secret of the process; set false unless you are debugging",
         ),
+        (
+            config.trusted_proxies.iter().any(|network| network.prefix_len() == 0),
+            GLOBAL.trusted_proxies.key,
+            "contains all addresses, so each client chooses the address for which limits and logs count it; set the \
+             addresses of your proxies",
+        ),
     ];
     all.into_iter().filter(|(applies, ..)| *applies).map(|(_, key, message)| Problem::new(key, message))
 }
@@ -112,6 +118,7 @@ mod tests {
         ];
         assert_eq!(keys(&strict), [""; 0]);
         assert_eq!(keys(&[&strict[..], &[("CORE_DUMPS", "true")]].concat()), ["core_dumps"]);
+        assert_eq!(keys(&[&strict[..], &[("TRUSTED_PROXIES", "::/0")]].concat()), ["trusted_proxies"]);
         let plain = [("LISTEN_HTTPS", "off"), ("LISTEN_HTTP", "127.0.0.1:1")];
         assert_eq!(keys(&[&strict[2..], &plain].concat()), [""; 0]);
     }

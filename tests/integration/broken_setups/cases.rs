@@ -235,13 +235,18 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
         ),
         case(
             "The port of a listener is in use",
-            &[("listen", &format!("{{https: 'off', http: '127.0.0.1:{}', admin: 'off'}}", servers.backend_port))],
-            ["listen.http", "ss -ltnp 'sport = :8000'"],
+            &[("listen", &format!("{{https: 'off', http: '127.0.0.1:{}', admin: 'off'}}", servers.silent_port()))],
+            ["listen.http", "ss -ltnp 'sport = :8001'"],
         ),
         case(
             "A port above 65535",
             &[("listen", "{https: 'off', http: '127.0.0.1:80800', admin: 'off'}")],
             ["listen.http", "address:port"],
+        ),
+        case(
+            "A listener has the address of the backend",
+            &[("listen", &format!("{{https: 'off', http: '0.0.0.0:{}', admin: 'off'}}", servers.backend_port))],
+            ["upstream.url", "also the address of listen.http"],
         ),
         case(
             "A listener on a foreign IPv6 address",
