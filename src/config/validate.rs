@@ -115,7 +115,7 @@ fn is_one_address((one, other): (SocketAddr, SocketAddr)) -> bool {
 }
 
 impl Reader<'_> {
-    /// Requests would go round in circles.
+    /// Requests would loop.
     fn reject_own_listeners<'a>(
         &mut self,
         listen: Option<&ListenOptions>,
@@ -126,10 +126,16 @@ impl Reader<'_> {
         for (name, url) in upstreams.flat_map(|(name, urls)| urls.iter().map(move |url| (name, url))) {
             let host = if url.host == "localhost" { "127.0.0.1" } else { &url.host };
             let address = host.parse().ok().filter(|_| url.socket.is_none()).map(|ip| SocketAddr::new(ip, url.port));
-            let is_own =
-                |(_, listener): &&(&str, Option<SocketAddr>)| listener.zip(address).is_some_and(is_one_address);
+            // Addresses of this machine other than loopback are not known here.
+            let is_here = address.is_some_and(|address| address.ip().is_loopback() || address.ip().is_unspecified());
+            let is_one = |pair: (SocketAddr, SocketAddr)| pair.0 == pair.1 || (is_here && is_one_address(pair));
+            let is_own = |(_, listener): &&(&str, Option<SocketAddr>)| listener.zip(address).is_some_and(is_one);
             if let Some((listener, _)) = listeners.iter().find(is_own) {
-                let key = if name == DEFAULT_UPSTREAM { UPSTREAM.url.key } else { GLOBAL.upstreams.key };
+                let key = match name {
+                    DEFAULT_UPSTREAM if self.is_set(&UPSTREAM.urls) => UPSTREAM.urls.key,
+                    DEFAULT_UPSTREAM => UPSTREAM.url.key,
+                    _ => GLOBAL.upstreams.key,
+                };
                 let remedy = "correct the URL, or choose a different port for the gateway";
                 self.problem(key, format!("{} is also the address of {listener}; {remedy}", url.name()));
             }
@@ -461,7 +467,11 @@ mod tests {
             ("127.0.0.1:8000", "http://127.0.0.1:8000", true),
             ("127.0.0.1:8000", "http://127.0.0.1:8001", false),
             ("10.0.0.5:8000", "http://127.0.0.1:8000", false),
+            ("10.0.0.5:8000", "http://10.0.0.5:8000", true),
+            ("0.0.0.0:8000", "http://10.0.0.5:8000", false),
+            ("[::]:8000", "http://[2001:db8::5]:8000", false),
             ("0.0.0.0:8000", "http://timbr:8000", false),
+            ("off", "http://timbr:8000", false),
             ("0.0.0.0:80", "unix:/run/timbr.sock", false),
         ] {
             let loaded = load("", &[("LISTEN_HTTP", listener), ("UPSTREAM_URL", url)]);
