@@ -22,7 +22,7 @@ fn every_issued_token_survives_kill_9() {
     let fixture = fixture();
     let upstream = Upstream::start();
     let path = fixture.path().to_str().expect("text").to_owned();
-    let options = [("STORE_KIND", "file"), ("STORE_PATH", &*path)];
+    let options = [("STORE_KIND", "file"), ("STORE_PATH", &*path), ("LIMITS_TOKENS_PER_ADDRESS", "0")];
     let mut given: Vec<(String, String)> = Vec::new();
     for round in 0..3 {
         let mut program = Program::start(upstream.address(), &options);
@@ -154,8 +154,13 @@ fn a_full_disk_affects_only_new_tokens() {
     let fixture = fixture();
     let path = fixture.path().to_str().expect("text").to_owned();
     let upstream = Upstream::start();
-    let options =
-        [("STORE_KIND", "file"), ("STORE_PATH", &*path), ("TOKENS_FOREIGN", "reject"), ("LISTEN_ADMIN", "127.0.0.1:0")];
+    let options = [
+        ("STORE_KIND", "file"),
+        ("STORE_PATH", &*path),
+        ("TOKENS_FOREIGN", "reject"),
+        ("LISTEN_ADMIN", "127.0.0.1:0"),
+        ("LIMITS_TOKENS_PER_ADDRESS", "0"),
+    ];
     // In blocks of 512 bytes. Writing beyond the limit fails, because the shell's child ignores SIGXFSZ.
     let mut program =
         Program::start_as(upstream.address(), &options, "trap '' XFSZ; ulimit -f 1024; exec \"$0\" serve");
