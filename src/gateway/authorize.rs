@@ -159,7 +159,7 @@ fn is_plain_text(screened: &Screened) -> bool {
 ///
 /// SECURITY: the path decides where a service reads statements from any body, as a route can accept every
 /// `Content-Type`, or none.
-fn statement_format(screened: &Screened) -> Option<StatementFormat> {
+pub fn statement_format(screened: &Screened) -> Option<StatementFormat> {
     let path = screened.path().trim_end_matches('/');
     let is_below = |prefixes: &[&str]| {
         prefixes.iter().filter_map(|prefix| path.strip_prefix(prefix.trim_end_matches('/'))).any(is_end_of_segment)

@@ -15,11 +15,7 @@ const ONTOLOGY_HEADERS: [&[u8]; 2] = [b"x-ontology", b"ontology"];
 /// SECURITY: a request that names two different ones is rejected: the backend might use the one that no rule was
 /// applied to. A header alone names none for the rules, because backends ignore it for most paths.
 pub fn requested_ontology(screened: &Screened) -> Result<Option<Cow<'_, str>>, Rejection> {
-    let in_user_name = match screened.credential() {
-        ClientCredential::Basic(basic) => basic.ontology(),
-        ClientCredential::Password(basic) => basic.ontology(),
-        _ => None,
-    };
+    let in_user_name = ontology_in_user_name(screened.credential());
     let named = match (in_user_name, ontology_in_path(screened.path())) {
         (Some(one), Some(other)) if *one != *other => return Err(Rejection::OntologyAmbiguous),
         (Some(one), _) => Some(Cow::Borrowed(one)),
@@ -33,6 +29,15 @@ pub fn requested_ontology(screened: &Screened) -> Result<Option<Cow<'_, str>>, R
     }
 }
 
+/// The ontology in the user name of `Authorization: Basic`.
+pub fn ontology_in_user_name(credential: &ClientCredential) -> Option<&str> {
+    match credential {
+        ClientCredential::Basic(basic) => basic.ontology(),
+        ClientCredential::Password(basic) => basic.ontology(),
+        _ => None,
+    }
+}
+
 /// The values of the headers with which clients select an ontology.
 pub fn ontologies_in_headers(screened: &Screened) -> impl Iterator<Item = &[u8]> {
     let headers = screened.headers().iter().filter(|header| ONTOLOGY_HEADERS.contains(&header.text()));
@@ -40,7 +45,7 @@ pub fn ontologies_in_headers(screened: &Screened) -> impl Iterator<Item = &[u8]>
 }
 
 /// The ontology that a path of the API names. `route` has already rejected ambiguous paths.
-fn ontology_in_path(path: &str) -> Option<Cow<'_, str>> {
+pub fn ontology_in_path(path: &str) -> Option<Cow<'_, str>> {
     let mut segments = path.strip_prefix('/')?.split('/');
     let segment = match (segments.next()?, segments.next()?) {
         ("timbr-server", "ontology") => segments.next()?,

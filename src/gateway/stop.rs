@@ -6,12 +6,12 @@
 
 use crate::auth::{Auth, Identity};
 use crate::base::user_name::UserName;
-use crate::gateway::authorize::StatementSource;
+use crate::gateway::authorize::{StatementSource, statement_format};
 use crate::gateway::exchange::Exchange;
-use crate::gateway::ontology::requested_ontology;
+use crate::gateway::ontology::{ontology_in_path, ontology_in_user_name, requested_ontology};
 use crate::gateway::rejection::{Rejection, StoppedRequest};
 use crate::gateway::screen::Screened;
-use crate::http::statement::Statement;
+use crate::http::statement::{Statement, StatementFormat};
 use crate::store::{StopKind, StopTarget, Store};
 
 /// Rejects a request whose route, user or ontology is stopped. `Some` if the ontology may be in the body: then
@@ -43,18 +43,20 @@ fn reject_stopped_caller(store: &Store, identity: &Identity, exchange: &Exchange
     users.into_iter().flatten().try_for_each(|user| reject_if_stopped(store, StopKind::User, user))
 }
 
-/// What the ontology of a request is found by, after it has waited for a slot.
+/// What the ontology of a request is found by after it has waited for a slot, besides its path and its body. It is kept for
+/// each request that needs a slot, so it is little.
 pub struct QueuedOntology {
-    in_head: Option<Box<str>>,
-    in_body: Option<StatementSource>,
+    in_user_name: Option<Box<str>>,
+    in_body: Option<StatementFormat>,
 }
 
 impl QueuedOntology {
     /// Of a request that may have to wait.
     pub fn new(screened: &Screened) -> QueuedOntology {
-        let in_head = requested_ontology(screened).ok().flatten().map(|name| Box::from(&*name));
-        let in_body = if in_head.is_none() { StatementSource::of_request(screened) } else { None };
-        QueuedOntology { in_head, in_body }
+        QueuedOntology {
+            in_user_name: ontology_in_user_name(screened.credential()).map(Box::from),
+            in_body: statement_format(screened),
+        }
     }
 
     /// Rejects the request if it was stopped while it waited. The others behind it are rejected as quickly as their turn
@@ -71,10 +73,11 @@ impl QueuedOntology {
             return Ok(());
         }
         reject_stopped_caller(store, identity, exchange)?;
-        match (&self.in_head, self.in_body) {
-            (Some(ontology), _) => reject_if_stopped(store, StopKind::Ontology, ontology),
-            (None, Some(source)) => reject_stopped_statement(auth, &source.read(body)),
-            (None, None) => Ok(()),
+        let in_path = ontology_in_path(exchange.record.path());
+        match (self.in_user_name.as_deref().or(in_path.as_deref()), self.in_body, body) {
+            (Some(ontology), ..) => reject_if_stopped(store, StopKind::Ontology, ontology),
+            (None, Some(format), Some(body)) => reject_stopped_statement(auth, &Statement::read(format, body)),
+            _ => Ok(()),
         }
     }
 }

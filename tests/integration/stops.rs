@@ -72,21 +72,23 @@ fn requests_that_wait_are_stopped_too() {
     let (upstream, open) = Upstream::gate();
     let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_REQUESTS", "1")]);
     let [alice, bob] = ["alice", "bob"].map(|user| gateway.token_of(user, "secret"));
-    let send = |line: &str, key: &str, body: &str| {
+    let send_with = |headers: &[(&str, &str)], line: &str, key: &str, body: &str| {
         let mut client = gateway.client();
-        client.write_request(line, &[JSON, ("x-api-key", key)], body.as_bytes());
+        client.write_request(line, &[headers, &[JSON, ("x-api-key", key)]].concat(), body.as_bytes());
         client
     };
+    let send = |line: &str, key: &str, body: &str| send_with(&[], line, key, body);
     let mut running = send(SALES, &alice, "SELECT 1");
     wait_until("it runs", || upstream.log().len() == 1);
     let in_body = json!({"query": "SELECT 1", "ontology_name": "sales"}).to_string();
     let queued = [
         (send(SALES, &alice, "SELECT 1"), 503),
+        (send_with(&[("x-ontology", "hr")], SALES, &alice, "SELECT 1"), 503),
         (send("POST /timbr/api/query/", &alice, &in_body), 503),
         (send("GET /timbr/api/x", &bob, ""), 503),
         (send(HR, &alice, "SELECT 1"), 200),
     ];
-    wait_until("they wait", || gateway.metric("timbr_gateway_requests_queued") == 4.0);
+    wait_until("they wait", || gateway.metric("timbr_gateway_requests_queued") == 5.0);
     run(&gateway, &["stop", "ontology", "sales", "--why", "Wait."]);
     run(&gateway, &["stop", "user", "bob", "--why", "Wait."]);
     open.store(true, Ordering::SeqCst);
