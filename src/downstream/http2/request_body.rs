@@ -133,7 +133,7 @@ impl State {
         Some(piece)
     }
 
-    /// Lets the client send so many bytes more.
+    /// Lets the client send `count` bytes more.
     fn release(&mut self, count: usize) {
         // Fails only for a stream that is closed.
         let _ = self.stream.flow_control().release_capacity(count);

@@ -45,7 +45,7 @@ impl QueryMetrics {
                 "queries",
                 &["ontology", "outcome"],
                 "Statements that ended, while journal.enabled is set; `outcome` is `ok` or `error`. An ontology has its own \
-                 label from its first `ok` on, if there are less than 50; the others are `other`.",
+                 label from its first `ok` on, if there are fewer than 50; the others are `other`.",
             ),
             durations: catalogue.register(
                 "query_duration_seconds",
