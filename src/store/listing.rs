@@ -3,13 +3,14 @@
 use crate::base::groups::Groups;
 use crate::base::user_name::UserName;
 use crate::store::memory::MemoryStore;
+use crate::store::revocation::is_same_user;
 use crate::store::time::StoreClock;
 use crate::store::{Fingerprint, Timestamp};
 
 /// Which tokens to list.
 #[derive(Clone, Debug)]
 pub struct TokenFilter {
-    /// Only tokens of this user; `None`: of all users.
+    /// Only tokens of this user, in any case of the name, as a revocation ends them; `None`: of all users.
     pub user: Option<UserName>,
     /// Maximum number of tokens.
     pub limit: usize,
@@ -43,7 +44,7 @@ pub struct TokenSummary {
 
 impl TokenFilter {
     pub(super) fn matches(&self, user: &UserName) -> bool {
-        self.user.as_ref().is_none_or(|wanted| wanted == user)
+        self.user.as_ref().is_none_or(|wanted| is_same_user(wanted, user))
     }
 }
 

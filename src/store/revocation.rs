@@ -95,11 +95,11 @@ impl Store {
 
     /// The number of live tokens that a revocation would end.
     pub async fn count_covered(&self, revocation: &Revocation) -> Result<u64, Unavailable> {
-        let live = self.list(TokenFilter { user: None, limit: usize::MAX }).await?.tokens;
+        let user = if let Revocation::User(name) = revocation { Some(name.clone()) } else { None };
+        let live = self.list(TokenFilter { user, limit: usize::MAX }).await?.tokens;
         let is_covered = |token: &&TokenSummary| match revocation {
             Revocation::Token(fingerprint) => token.fingerprint == *fingerprint,
-            Revocation::User(name) => is_same_user(name, &token.user),
-            Revocation::All => true,
+            Revocation::User(_) | Revocation::All => true,
             Revocation::Deny(..) => false,
         };
         Ok(live.iter().filter(is_covered).count() as u64)
@@ -224,7 +224,7 @@ impl Revocation {
     }
 }
 
-fn is_same_user(one: &UserName, other: &UserName) -> bool {
+pub(super) fn is_same_user(one: &UserName, other: &UserName) -> bool {
     one.as_str().eq_ignore_ascii_case(other.as_str())
 }
 

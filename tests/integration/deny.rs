@@ -56,6 +56,7 @@ fn a_revocation_reports_the_number_of_live_tokens_that_it_ended() {
     assert_eq!(revoke(&gateway, &["--fingerprint", &hex(&carol)[..8]]), said(0, "Revoked 1 token."));
     // Some servers ignore the case of a name.
     let [dora, _] = ["DORA", "Dora"].map(|user| gateway.token_of(user, "secret"));
+    assert_eq!(gateway.get("/tokens?user=dora")["tokens"].as_array().map(Vec::len), Some(2));
     assert_eq!(revoke(&gateway, &["--user", "dora", "--dry-run"]), said(0, "Would revoke 2 tokens."));
     assert_eq!(revoke(&gateway, &["--user", "dora"]), said(0, "Revoked 2 tokens."));
     assert_eq!(get(&gateway, ("x-api-key", &dora)).json()["reason"], "token_revoked");
