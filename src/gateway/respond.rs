@@ -218,7 +218,7 @@ impl Body for ObservedBody {
         };
         match &polled {
             // SECURITY: a stream lasts for hours, and would otherwise survive a revocation.
-            Poll::Ready(Some(Ok(_))) if this.record.held_access.as_ref().is_some_and(|access| access.has_ended()) => {
+            Poll::Ready(Some(Ok(_))) if this.record.held_access.as_mut().is_some_and(|access| !access.recheck()) => {
                 this.source = BodySource::Cancelled;
                 this.record.reason = ACCESS_ENDED_REASON;
                 return Poll::Ready(Some(Err(ResponseBodyError::Broken(ACCESS_ENDED_REASON.to_owned()))));

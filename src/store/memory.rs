@@ -36,6 +36,8 @@ pub struct MemoryStore {
     count: AtomicUsize,
     /// Live tokens that were evicted since the start of the process.
     evicted: AtomicU64,
+    /// Calls of `revoke_if` that have ended.
+    revocations: AtomicU64,
     ended: Mutex<EndedTokens>,
     deny_list: DenyList,
     limits: AtomicTokenLimits,
@@ -94,6 +96,7 @@ impl MemoryStore {
             eviction_queue: Mutex::default(),
             count: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
+            revocations: AtomicU64::new(0),
             ended: Mutex::default(),
             deny_list: DenyList::default(),
             limits: AtomicTokenLimits::new(limits),
@@ -283,6 +286,12 @@ impl MemoryStore {
             }
             !is_revoked
         });
+        self.revocations.fetch_add(1, Ordering::Release);
+    }
+
+    /// A number that is different after each revocation, whichever tokens it covers.
+    pub fn revocation_count(&self) -> u64 {
+        self.revocations.load(Ordering::Acquire)
     }
 
     fn retain(&self, mut is_kept: impl FnMut(&TokenId, &Arc<TokenRecord>) -> bool) {
@@ -342,7 +351,8 @@ impl MemoryStore {
         self.len() == 0
     }
 
-    fn is_live(&self, record: &TokenRecord, now: Tick) -> bool {
+    /// Whether a token has neither expired nor become idle.
+    pub(super) fn is_live(&self, record: &TokenRecord, now: Tick) -> bool {
         let is_idle = |ttl| now.since(record.last_used()) >= ttl;
         now < record.expires && !self.limits.idle_ttl().is_some_and(is_idle)
     }

@@ -8,6 +8,7 @@ mod deny_list;
 mod driver;
 mod ended_tokens;
 mod file;
+mod held_token;
 mod keys;
 mod listing;
 mod memory;
@@ -46,6 +47,7 @@ use time::StoreClock;
 pub use deny_list::DeniedSubject;
 pub use driver::RunningDriver;
 pub use ended_tokens::TokenEnd;
+pub use held_token::HeldToken;
 pub use keys::{KeyNumber, KeyRing, PRIMARY_KEY, hmac_tag};
 pub use listing::{TokenFilter, TokenListing, TokenSummary};
 pub use memory::MemoryStore;
@@ -193,6 +195,11 @@ impl Store {
     /// SECURITY: the memory may be used only while the store could have reported a revocation recently.
     fn is_fresh(&self, now: Tick) -> bool {
         self.driver.as_ref().is_none_or(|driver| driver.availability.is_fresh(now))
+    }
+
+    /// Whether replicas share the tokens, so that one that is not in memory may be valid.
+    fn is_shared(&self) -> bool {
+        self.driver.as_ref().is_some_and(|driver| driver.is_shared)
     }
 
     /// The token with this id that [`Store::find`] did not find: a different replica may have minted it. `key` is the

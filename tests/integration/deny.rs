@@ -3,17 +3,20 @@
 use std::io::Write;
 use std::process::Output;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
-use crate::support::client::{JSON, Response};
+use crate::support::client::{Client, JSON, Response};
 use crate::support::gateway::Gateway;
 use crate::support::idp::{Idp, SigningKey, claims};
+use crate::support::redis::Redis;
 use crate::support::upstream::{AfterRequest, Upstream};
+use crate::support::wait_until;
 
 const NOW: u64 = 1_900_000_000;
 
@@ -107,7 +110,7 @@ fn a_denied_user_is_rejected_with_every_credential() {
     assert_eq!(rejection["user"], "alice");
     assert!(rejection["advice"].as_str().is_some_and(|advice| advice.contains("--deny-for")), "{rejection}");
 
-    gateway.clock.advance(std::time::Duration::from_secs(3601));
+    gateway.clock.advance(Duration::from_secs(3601));
     assert_eq!(get(&gateway, of_alice[1]).status, 200, "the time is over");
     revoke(&gateway, &["--user", "alice", "--deny-for", "1h"]);
     assert_eq!(get(&gateway, of_alice[1]).status, 403);
@@ -204,31 +207,82 @@ fn a_denied_user_is_rejected_while_the_backend_does_not_name_the_user_of_a_key()
     assert_eq!(get(&gateway, key).status, 403);
 }
 
-#[test]
-fn an_event_stream_ends_with_the_access_of_its_caller() {
-    let upstream = Upstream::with_behaviour(|_, stream| {
+/// A backend whose response is a numbered event every 20 ms, and the number of events that it has sent.
+fn event_backend() -> (Upstream, Arc<AtomicU64>) {
+    let sent = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&sent);
+    let upstream = Upstream::with_behaviour(move |_, stream| {
         let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
         let mut is_open = stream.write_all(head).is_ok();
         while is_open {
-            is_open = stream.write_all(b"data: 1\n\n").is_ok();
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            is_open = stream.write_all(format!("data: {number}\n\n").as_bytes()).is_ok();
+            std::thread::sleep(Duration::from_millis(20));
         }
         AfterRequest::Close
     });
+    (upstream, sent)
+}
+
+fn open_stream(gateway: &Gateway, headers: &[(&str, &str)]) -> Client {
+    let mut client = gateway.client();
+    client.write_request("GET /timbr/api/mcp", headers, b"");
+    assert_eq!(client.read_head().expect("it begins").status, 200);
+    client
+}
+
+/// Returns whether an event arrives that the backend sends from now on.
+fn is_open(client: &mut Client, sent: &AtomicU64) -> bool {
+    let next = sent.load(Ordering::Relaxed) + 2;
+    while let Some(events) = client.read_chunk() {
+        let events = String::from_utf8(events).expect("text");
+        if events.rsplit("data: ").next().and_then(|number| number.trim().parse().ok()) >= Some(next) {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn an_event_stream_ends_with_the_access_of_its_caller() {
+    let (upstream, sent) = event_backend();
     let gateway = Gateway::start(upstream.address(), &[]);
     for (user, arguments) in
         [("alice", &["--user", "alice"][..]), ("bob", &["--all"]), ("carol", &["--user", "carol", "--deny-for", "1h"])]
     {
         let token = gateway.token_of(user, "secret");
-        let mut client = gateway.client();
-        client.write_request("GET /timbr/api/mcp", &[("x-api-key", &token)], b"");
-        assert_eq!(client.read_head().expect("it begins").status, 200);
-        (0..3).for_each(|_| assert!(client.read_chunk().is_some_and(|event| !event.is_empty())));
+        let mut client = open_stream(&gateway, &[("x-api-key", &token)]);
+        assert!(is_open(&mut client, &sent));
         revoke(&gateway, arguments);
-        assert!((0..100).any(|_| client.read_chunk().is_none()), "the stream is cut");
+        assert!(!is_open(&mut client, &sent));
         assert_eq!(get(&gateway, ("x-api-key", &token)).json()["reason"], "token_revoked");
     }
     assert_eq!(upstream.log().len(), 3);
+}
+
+#[test]
+fn an_event_stream_ends_when_its_token_is_revoked_but_not_when_that_leaves_the_memory() {
+    let mut redis = Redis::start();
+    let (upstream, sent) = event_backend();
+    let url = redis.url();
+    let options =
+        [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("TOKENS_MAX", "1"), ("STORE_MAX_STALE", "10m")];
+    let gateway = Gateway::start(upstream.address(), &options);
+    let store_is = |up| wait_until("the store", || gateway.metric("timbr_gateway_store_up") == f64::from(up));
+    store_is(1);
+    let token = gateway.token_of("alice", "secret");
+    let mut client = open_stream(&gateway, &[("x-api-key", &token)]);
+    gateway.token_of("bob", "secret");
+    assert!(is_open(&mut client, &sent), "evicted, but valid");
+    redis.kill();
+    store_is(0);
+    gateway.clock.advance(Duration::from_secs(601));
+    assert!(is_open(&mut client, &sent), "the store cannot be asked");
+    redis.restart();
+    store_is(1);
+    assert!(is_open(&mut client, &sent));
+    revoke(&gateway, &["--user", "alice"]);
+    assert!(!is_open(&mut client, &sent));
 }
 
 #[test]

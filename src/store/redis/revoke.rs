@@ -138,19 +138,15 @@ impl RedisSession {
             return;
         }
         let applied = unapplied.clone();
-        if !self.context.memory.is_empty() {
-            let memory = Arc::clone(&self.context.memory);
-            let search = move || {
-                let is_revoked = |id: &TokenId, record: &crate::store::TokenRecord| {
-                    unapplied
-                        .iter()
-                        .any(|(revocation, at)| record.minted() <= *at && revocation.covers(id, &record.user))
-                };
-                memory.revoke_if(is_revoked, |_, _| {});
+        let memory = Arc::clone(&self.context.memory);
+        let search = move || {
+            let is_revoked = |id: &TokenId, record: &crate::store::TokenRecord| {
+                unapplied.iter().any(|(revocation, at)| record.minted() <= *at && revocation.covers(id, &record.user))
             };
-            if tokio::task::spawn_blocking(search).await.is_err() {
-                return;
-            }
+            memory.revoke_if(is_revoked, |_, _| {});
+        };
+        if tokio::task::spawn_blocking(search).await.is_err() {
+            return;
         }
         // Concurrent calls may have applied and removed some of them.
         self.unapplied.borrow_mut().retain(|revocation| !applied.contains(revocation));
