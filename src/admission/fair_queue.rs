@@ -15,6 +15,10 @@ use crate::base::identity_hasher::IdentityHasher;
 use crate::config::QueueOptions;
 use crate::observability::metrics::Metrics;
 
+/// The number of choosers that are asked once: that of new requests, and those of requests that could not connect to an
+/// endpoint.
+const MAX_FULL_CHOOSERS: usize = 8;
+
 /// A fixed number of slots, in total, for each endpoint, or both, and the requests that wait for one.
 #[derive(Debug)]
 pub struct FairQueue {
@@ -286,18 +290,23 @@ impl QueueState {
 
     /// The first request, in the order of service, whose endpoint is not full: its caller's and its own position.
     fn find_with_endpoint(&self, limit: usize) -> Option<(usize, usize, Option<EndpointPermit>)> {
-        // One request without affinity shows for all others that their endpoints are full.
-        let mut full: Option<&Arc<dyn EndpointChooser>> = None;
+        // One request without affinity shows for all others with the same chooser that their endpoints are full.
+        let mut full: [Option<&Arc<dyn EndpointChooser>>; MAX_FULL_CHOOSERS] = [None; MAX_FULL_CHOOSERS];
         for (turn, caller) in self.round_robin.iter().enumerate() {
             for (index, waiter) in self.by_caller.get(caller)?.iter().enumerate() {
                 let is_unbound = waiter.affinity.is_none();
-                if is_unbound && full.is_some_and(|full| Arc::ptr_eq(full, &waiter.endpoints)) {
+                let is_full = || full.iter().map_while(|full| *full).any(|full| Arc::ptr_eq(full, &waiter.endpoints));
+                if is_unbound && is_full() {
                     continue;
                 }
                 match waiter.endpoints.choose(waiter.affinity, limit) {
                     EndpointChoice::Endpoint(permit) => return Some((turn, index, Some(permit))),
                     EndpointChoice::NoEndpoint => return Some((turn, index, None)),
-                    EndpointChoice::AllFull if is_unbound => full = Some(&waiter.endpoints),
+                    EndpointChoice::AllFull if is_unbound => {
+                        if let Some(free) = full.iter_mut().find(|full| full.is_none()) {
+                            *free = Some(&waiter.endpoints);
+                        }
+                    }
                     EndpointChoice::AllFull => {}
                 }
             }
@@ -331,6 +340,7 @@ impl QueueState {
 #[cfg(test)]
 mod tests {
     use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Poll, Waker};
     use std::time::Duration;
 
@@ -486,6 +496,33 @@ mod tests {
         assert!(last.result().expect("served").is_ok() && bound.result().is_none());
         drop(full);
         assert!(bound.result().expect("served").is_ok());
+    }
+
+    #[derive(Debug)]
+    struct CountedEndpoints(Arc<dyn EndpointChooser>, Arc<AtomicUsize>);
+
+    impl EndpointChooser for CountedEndpoints {
+        fn choose(&self, affinity: Option<u64>, limit: usize) -> EndpointChoice {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.choose(affinity, limit)
+        }
+    }
+
+    #[tokio::test]
+    async fn each_chooser_is_asked_once_while_its_endpoints_are_full() {
+        let queue = fair_queue_per_endpoint(1);
+        let (endpoints, calls) = (endpoints(1), Arc::<AtomicUsize>::default());
+        let choosers = [(); 3].map(|()| -> Arc<dyn EndpointChooser> {
+            Arc::new(CountedEndpoints(Arc::clone(&endpoints), Arc::clone(&calls)))
+        });
+        let _served = queue.try_slot(request(0, None, &endpoints)).expect("free");
+        let waiting = |caller: usize| {
+            QueuedRequest::with_endpoints(caller as u64 % 7, None, &queue, &choosers[caller % choosers.len()])
+        };
+        let _waiting: Vec<_> = (0..60).map(waiting).collect();
+        calls.store(0, Ordering::Relaxed);
+        queue.serve_waiting();
+        assert_eq!(calls.load(Ordering::Relaxed), choosers.len());
     }
 
     #[tokio::test]

@@ -4,8 +4,8 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -33,6 +33,8 @@ pub struct Backends {
     generation: AtomicU64,
     /// The same number, for tasks that wait for a change.
     changes: watch::Sender<u64>,
+    /// The choosers of requests that wait after a connection failed.
+    untried: Mutex<Vec<Weak<UntriedEndpoints>>>,
 }
 
 /// The difference between the TLS names and certificates of two configurations.
@@ -65,6 +67,7 @@ impl Backends {
             removed: Mutex::default(),
             generation: AtomicU64::new(0),
             changes: watch::Sender::new(0),
+            untried: Mutex::default(),
         }
     }
 
@@ -287,6 +290,19 @@ impl Backends {
         }
     }
 
+    /// The endpoints other than `tried`: the same chooser for all requests that wait for the same ones, as the queue asks
+    /// each chooser once.
+    pub fn besides(self: &Arc<Backends>, tried: Vec<Arc<EndpointLoad>>) -> Arc<UntriedEndpoints> {
+        let mut choosers = self.untried.lock();
+        choosers.retain(|chooser| chooser.strong_count() > 0);
+        if let Some(known) = choosers.iter().filter_map(Weak::upgrade).find(|known| known.excludes(&tried)) {
+            return known;
+        }
+        let new = Arc::new(UntriedEndpoints { backends: Arc::clone(self), tried });
+        choosers.push(Arc::downgrade(&new));
+        new
+    }
+
     /// The total timeout for connecting a request.
     pub(super) fn connect_timeout(&self) -> Duration {
         self.options.connect_timeout
@@ -325,8 +341,17 @@ impl EndpointChooser for Backends {
 /// The endpoints other than those to which a request could not connect.
 #[derive(Debug)]
 pub struct UntriedEndpoints {
-    pub backends: Arc<Backends>,
-    pub tried: Vec<Arc<EndpointLoad>>,
+    backends: Arc<Backends>,
+    /// Each once.
+    tried: Vec<Arc<EndpointLoad>>,
+}
+
+impl UntriedEndpoints {
+    /// Returns whether it excludes just these, in any sequence.
+    fn excludes(&self, tried: &[Arc<EndpointLoad>]) -> bool {
+        let has = |load: &Arc<EndpointLoad>| self.tried.iter().any(|own| Arc::ptr_eq(own, load));
+        self.tried.len() == tried.len() && tried.iter().all(has)
+    }
 }
 
 impl EndpointChooser for UntriedEndpoints {
@@ -403,6 +428,17 @@ mod tests {
             assert!(endpoint.eject(failure, &backends.options.health, Instant::now()));
         }
         backends
+    }
+
+    #[test]
+    fn requests_that_tried_the_same_endpoints_share_a_chooser() {
+        let backends = backends_with_ejections(EndpointFailure::Connect);
+        let loads: Vec<_> = backends.endpoints().iter().map(|endpoint| Arc::clone(&endpoint.load)).collect();
+        let besides = |tried: &[usize]| backends.besides(tried.iter().map(|one| Arc::clone(&loads[*one])).collect());
+        let both = besides(&[0, 1]);
+        assert!(Arc::ptr_eq(&both, &besides(&[1, 0])) && !Arc::ptr_eq(&both, &besides(&[0])));
+        assert!(!Arc::ptr_eq(&both, &besides(&[0, 2])) && !Arc::ptr_eq(&both, &besides(&[0, 1, 2])));
+        assert_eq!(backends.untried.lock().len(), 2, "those that no request uses any longer are removed");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::config::AbandonedPolicy;
 use crate::http::h1::response::ResponseHead;
 use crate::observability::metrics::Metrics;
 use crate::upstream::abandoned::{abandon_before_response, finish_all};
-use crate::upstream::backends::{Backends, UntriedEndpoints};
+use crate::upstream::backends::Backends;
 use crate::upstream::connect;
 use crate::upstream::connection::{UNACKNOWLEDGED_TIMEOUT, UpstreamConnection, UpstreamConnectionGuard};
 use crate::upstream::endpoint::EndpointFailure;
@@ -213,8 +213,8 @@ impl UpstreamClient {
             return None;
         }
         let tried = tried.iter().map(|target| Arc::clone(&target.endpoint.load)).collect();
-        let untried = UntriedEndpoints { backends: Arc::clone(&self.0.backends), tried };
-        permit.wait_for_other(&(Arc::new(untried) as Arc<dyn EndpointChooser>), affinity).await?;
+        let untried: Arc<dyn EndpointChooser> = self.0.backends.besides(tried);
+        permit.wait_for_other(&untried, affinity).await?;
         self.0.load_balancer.find(permit.slot()?.endpoint()?)
     }
 
