@@ -147,12 +147,16 @@ impl RequestPermit {
         queue.fair_queue.as_ref()
     }
 
-    /// Passes the slot on, and waits for one of these endpoints. `None`: there was no slot, or the wait has failed.
-    pub async fn wait_for_other(&mut self, endpoints: &Arc<dyn EndpointChooser>, affinity: Option<u64>) -> Option<()> {
-        let queue = self.slot.take().and_then(|slot| slot.queue().cloned())?;
+    /// Passes the slot on, and waits for one of these endpoints. Does nothing if there is no slot.
+    pub async fn wait_for_other(
+        &mut self,
+        endpoints: &Arc<dyn EndpointChooser>,
+        affinity: Option<u64>,
+    ) -> Result<(), QueueError> {
+        let Some(queue) = self.slot.take().and_then(|slot| slot.queue().cloned()) else { return Ok(()) };
         let request = SlotRequest { caller: self.caller.unwrap_or_default(), affinity, endpoints };
-        self.slot = Some(queue.wait_for_slot(request).await.ok()?);
-        Some(())
+        self.slot = Some(queue.wait_for_slot(request).await?);
+        Ok(())
     }
 
     /// Lists the query as running until the permit is dropped.

@@ -176,6 +176,8 @@ fn rejection_for(error: &UpstreamError, request_id: &[u8]) -> Rejection {
         UpstreamError::Invalid(_) | UpstreamError::UnexpectedUpgrade => Rejection::UpstreamInvalid,
         UpstreamError::ResponseTimeout => Rejection::UpstreamTimeout,
         UpstreamError::RequestBody(error) => return error.into(),
+        // The failure to connect is counted for its endpoint.
+        UpstreamError::Queue(error) => return (*error).into(),
     };
     let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
     let request_id = std::str::from_utf8(request_id).unwrap_or_default();

@@ -189,7 +189,7 @@ impl UpstreamClient {
                 Some(next) => next,
                 None => {
                     let waiting_since = Instant::now();
-                    let next = self.wait_for_untried(&tried, affinity, &mut in_flight.permit).await.ok_or(error)?;
+                    let next = self.wait_for_untried(&tried, affinity, &mut in_flight.permit).await?.ok_or(error)?;
                     started += waiting_since.elapsed();
                     next
                 }
@@ -200,22 +200,23 @@ impl UpstreamClient {
     }
 
     /// Waits until an endpoint that was not tried has room, if the number of requests of each is limited. `None`: no other
-    /// endpoint is available, or the wait has failed.
+    /// endpoint is available.
     async fn wait_for_untried(
         &self,
         tried: &[Rc<WorkerEndpoint>],
         affinity: Option<u64>,
         permit: &mut Option<Box<RequestPermit>>,
-    ) -> Option<Rc<WorkerEndpoint>> {
-        let permit = permit.as_deref_mut()?;
-        permit.slot()?.endpoint_limit()?;
-        if self.0.load_balancer.available_besides(tried) == 0 {
-            return None;
+    ) -> Result<Option<Rc<WorkerEndpoint>>, UpstreamError> {
+        let Some(permit) = permit.as_deref_mut() else { return Ok(None) };
+        let is_limited = permit.slot().is_some_and(|slot| slot.endpoint_limit().is_some());
+        if !is_limited || self.0.load_balancer.available_besides(tried) == 0 {
+            return Ok(None);
         }
         let tried = tried.iter().map(|target| Arc::clone(&target.endpoint.load)).collect();
         let untried: Arc<dyn EndpointChooser> = self.0.backends.besides(tried);
-        permit.wait_for_other(&untried, affinity).await?;
-        self.0.load_balancer.find(permit.slot()?.endpoint()?)
+        permit.wait_for_other(&untried, affinity).await.map_err(UpstreamError::Queue)?;
+        let load = permit.slot().and_then(|slot| slot.endpoint());
+        Ok(load.and_then(|load| self.0.load_balancer.find(load)))
     }
 
     /// Waits for the first lookup of the names if no endpoint is known yet.
@@ -251,7 +252,7 @@ impl UpstreamClient {
             UpstreamError::Invalid(_) | UpstreamError::UnexpectedUpgrade => EndpointFailure::InvalidResponse,
             // An endpoint that responded to other requests meanwhile is healthy: this is a long query.
             UpstreamError::ResponseTimeout if in_flight.responses_since() == 0 => EndpointFailure::ResponseTimeout,
-            UpstreamError::ResponseTimeout | UpstreamError::RequestBody(_) => {
+            UpstreamError::ResponseTimeout | UpstreamError::RequestBody(_) | UpstreamError::Queue(_) => {
                 return error;
             }
         };

@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
+use crate::admission::QueueError;
 use crate::http::headers::Headers;
 
 pub use backends::{Backends, TlsChange};
@@ -98,6 +99,9 @@ pub enum UpstreamError {
     /// The connection attempt timed out; nothing was sent.
     #[error("timeout while connecting to the upstream")]
     ConnectTimeout,
+    /// Connecting failed, nothing was sent, and the request received no slot for a different endpoint.
+    #[error("no slot for a different endpoint")]
+    Queue(QueueError),
     /// At least part of the request was sent, and the connection was closed before a response.
     #[error("the upstream closed the connection without a response")]
     Closed(#[source] io::Error),

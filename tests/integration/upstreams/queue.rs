@@ -120,6 +120,23 @@ fn a_request_that_cannot_connect_waits_for_a_full_endpoint() {
     assert_eq!((upstream.log().len(), queued(&gateway)), (4, 0.0));
 }
 
+/// The other endpoint is there, but busy: the client should try again.
+#[test]
+fn a_request_that_cannot_connect_and_waits_too_long_gets_queue_timeout() {
+    let (upstream, open) = Upstream::gate();
+    let backends = [upstream.address(), super::closed_port()];
+    let options =
+        [("UPSTREAM_REQUESTS_PER_ENDPOINT", "1"), ("UPSTREAM_EJECT_AFTER", "0"), ("UPSTREAM_QUEUE_TIMEOUT", "300ms")];
+    let gateway = super::gateway(&backends, &options);
+    let token = gateway.token();
+    let mut served = sent(&gateway, &token);
+    wait_until("it has arrived", || upstream.log().len() == 1);
+    let late = sent(&gateway, &token).read_response();
+    assert_eq!((late.status, late.reason().as_str(), late.header("retry-after")), (503, "queue_timeout", "1"));
+    open.store(true, Ordering::SeqCst);
+    assert_eq!((served.read_response().status, upstream.log().len()), (200, 1));
+}
+
 #[test]
 fn queue_rejections_have_a_retry_after() {
     let (upstream, open) = Upstream::gate();
