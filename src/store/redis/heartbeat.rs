@@ -189,7 +189,7 @@ impl RedisSession {
 
 /// SECURITY: a Redis replica may be behind its primary, so it may not know a revocation yet. It accepts no writes
 /// either.
-fn ensure_primary(role: Vec<Value>) -> StoreResult<()> {
+pub(super) fn ensure_primary(role: Vec<Value>) -> StoreResult<()> {
     let name = role.into_iter().next().map(parse::<String>).transpose()?;
     match name.as_deref() {
         Some("master") => Ok(()),

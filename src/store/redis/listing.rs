@@ -15,7 +15,7 @@ use crate::store::{Timestamp, TokenFilter, TokenListing, TokenSummary};
 const PAGE: usize = 500;
 
 /// Where to scan for keys.
-enum ScanTarget {
+pub(super) enum ScanTarget {
     /// The only server.
     Server,
     /// A primary of a cluster.
@@ -87,11 +87,11 @@ impl RedisSession {
     }
 }
 
-async fn scan_targets(connection: &mut RedisConnection) -> StoreResult<Vec<ScanTarget>> {
+pub(super) async fn scan_targets(connection: &mut RedisConnection) -> StoreResult<Vec<ScanTarget>> {
     let RedisConnection::Cluster(cluster) = connection else { return Ok(vec![ScanTarget::Server]) };
     let slots = redis_command("CLUSTER", "SLOTS");
     let any_primary = RoutingInfo::SingleNode(SingleNodeRoutingInfo::RandomPrimary);
-    let slots: Vec<Vec<Value>> = parse(cluster.route_command(slots, any_primary).await?)?;
+    let slots: Vec<Vec<Value>> = parse(cluster.route_command(slots, any_primary).await?.extract_error()?)?;
     let mut nodes: Vec<(String, u16)> = Vec::new();
     for range in slots {
         // The first slot, the last slot, the primary, then its replicas.
@@ -108,12 +108,13 @@ async fn scan_targets(connection: &mut RedisConnection) -> StoreResult<Vec<ScanT
     Ok(nodes.into_iter().map(|(host, port)| ScanTarget::Node { host, port }).collect())
 }
 
-async fn send_to(connection: &mut RedisConnection, command: Cmd, target: &ScanTarget) -> RedisResult<Value> {
-    match (connection, target) {
+pub(super) async fn send_to(connection: &mut RedisConnection, command: Cmd, target: &ScanTarget) -> RedisResult<Value> {
+    let response = match (connection, target) {
         (RedisConnection::Cluster(cluster), ScanTarget::Node { host, port }) => {
             let node = SingleNodeRoutingInfo::ByAddress { host: host.clone(), port: *port };
-            cluster.route_command(command, RoutingInfo::SingleNode(node)).await
+            cluster.route_command(command, RoutingInfo::SingleNode(node)).await?
         }
-        (connection, _) => connection.req_packed_command(&command).await,
-    }
+        (connection, _) => connection.req_packed_command(&command).await?,
+    };
+    response.extract_error()
 }

@@ -13,6 +13,7 @@
 //! A token is written before its login refers to it, and a login is replaced by compare-and-set. So all replicas give
 //! a login the same token, even if a step fails. No step uses two keys, which a cluster would not allow.
 
+mod check;
 mod connection;
 mod events;
 mod heartbeat;
@@ -44,6 +45,7 @@ use crate::store::revocation::{Revocation, Revocations};
 use crate::store::time::StoreClock;
 use crate::store::{FetchedToken, LoginId, OnFailure, Seed, Timestamp, TokenId, Unavailable};
 
+pub use check::{RedisFailure, check};
 use connection::RedisConnection;
 use events::{EventFeed, PendingEvents};
 use repair::Repair;
@@ -61,48 +63,6 @@ pub struct RedisStore {
     redis_options: RedisOptions,
     options: StoreOptions,
     context: StoreContext,
-}
-
-/// Why Redis cannot be used.
-#[derive(Debug)]
-pub struct RedisFailure {
-    /// The message of the server or of the client library, without secrets.
-    pub message: String,
-    /// The options to change.
-    pub fix: &'static str,
-}
-
-/// Connects to the first node that responds, as the gateway does, and writes a key that soon expires: a user may lack
-/// the permission for it, and a server may be full or a replica.
-pub async fn check(options: &RedisOptions) -> Result<(), RedisFailure> {
-    let mut result = Ok(());
-    for attempt in 0..options.nodes.len() {
-        let response: redis::RedisResult<()> = async {
-            let mut connection = connection::connect(options, attempt).await?;
-            let key = format!("{}doctor", options.prefix);
-            Script::new(CLAIM).key(key).arg("").arg("").arg(1000).invoke_async(&mut connection).await
-        }
-        .await;
-        let Err(error) = response else { return Ok(()) };
-        result = Err(RedisFailure { fix: fix_for(&error), message: error.to_string() });
-    }
-    result
-}
-
-fn fix_for(error: &RedisError) -> &'static str {
-    let message = error.to_string();
-    match (error.kind(), error.code()) {
-        (redis::ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => {
-            "store.username, store.password (and the ACL of that user)"
-        }
-        (_, Some("NOPERM")) => {
-            "the ACL of store.username, which needs the keys of store.prefix; docs/tokens.md has one"
-        }
-        (_, Some("READONLY")) => "store.urls (the primary server)",
-        _ if message.contains("DB index") => "store.database",
-        _ if message.contains("cluster support disabled") || message.contains("sentinel node") => "store.mode",
-        _ => "store.urls (address, port, rediss:// for TLS), store.ca_file, or start Redis",
-    }
 }
 
 /// Why a command has no result.

@@ -1,14 +1,16 @@
 //! Tokens in Redis: stored data, expiry and access rights.
 
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
-use timbr_gateway::store::TokenId;
+use timbr_gateway::config::{Sources, StoreKind, load};
+use timbr_gateway::store::{RedisFailure, TokenId, check_redis};
 
-use crate::support::bearer::bearer;
+use crate::support::bearer::{SALT, bearer};
 use crate::support::client::JSON;
 use crate::support::gateway::Gateway;
 use crate::support::pki::Pki;
-use crate::support::redis::Redis;
+use crate::support::redis::{Cluster, Redis, Sentinels};
 use crate::support::stores::StoreFixture;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
@@ -213,6 +215,51 @@ fn tls_a_client_certificate_and_the_documented_acl_suffice() {
         assert_eq!((response.status, response.reason().as_str()), (503, "token_store_unavailable"), "{without}");
         std::thread::sleep(Duration::from_millis(300));
         assert!(!up(&gateway), "{without}");
+    }
+}
+
+/// What `doctor` says about the store with these options.
+fn check(options: &[(&str, String)]) -> Result<(), RedisFailure> {
+    let mut environment: Vec<(OsString, OsString)> =
+        vec![("API_AUTH_SALT".into(), SALT.into()), ("TIMBR_GATEWAY_UPSTREAM_URL".into(), "http://127.0.0.1:1".into())];
+    environment.extend(options.iter().map(|(name, value)| (format!("TIMBR_GATEWAY_{name}").into(), value.into())));
+    let (config, _) = load(&Sources { environment, ..Sources::default() }).expect("valid options");
+    let StoreKind::Redis(options) = &config.store.kind else { panic!("not Redis") };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(check_redis(options))
+}
+
+#[test]
+fn doctor_tries_each_permission_and_leaves_no_key() {
+    let redis = Redis::start();
+    let fixture_options = |more: &[(&'static str, &str)]| {
+        let all = [("STORE_KIND", "redis"), ("STORE_URLS", &redis.url()), ("STORE_PREFIX", "timbr-gateway:")];
+        all.iter().chain(more).map(|(name, value)| (*name, (*value).to_owned())).collect::<Vec<_>>()
+    };
+    let options = fixture_options(&[("STORE_USERNAME", "timbr"), ("STORE_PASSWORD", "wonder")]);
+    let rights = documented_rights().join(" ").replace("PASSWORD", "wonder");
+    let set_rights = |rights: &str| {
+        let _: () = redis
+            .command(&[&["ACL", "SETUSER", "timbr", "reset"], &rights.split(' ').collect::<Vec<_>>()[..]].concat());
+    };
+    set_rights(&rights);
+    check(&options).expect("the documented permissions suffice");
+    assert_eq!(redis.command::<u64>(&["DBSIZE"]), 0);
+    // The client library uses these two, with a database or a cluster.
+    let commands = rights.split(' ').filter(|right| right.starts_with('+') && !["+ping", "+select"].contains(right));
+    for command in commands {
+        set_rights(&format!("{rights} -{}", &command[1..]));
+        let failure = check(&options).expect_err(command);
+        let name = command[1..].split('|').next().expect("a name");
+        assert!(failure.message.contains(&format!("'{name}")), "{command}: {failure:?}");
+        assert!(failure.fix.starts_with("the ACL of store.username"), "{command}: {failure:?}");
+    }
+    let keys: Vec<String> = redis.command(&["KEYS", "*"]);
+    let stays = |key: &&String| redis.command::<i64>(&["PTTL", key]) == -1;
+    assert_eq!(keys.iter().find(stays), None, "what cannot be deleted expires");
+
+    for fixture in [StoreFixture::Cluster(Cluster::start()), StoreFixture::Sentinels(Sentinels::start())] {
+        check(&fixture.options()).expect("it has all permissions");
     }
 }
 
