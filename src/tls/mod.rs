@@ -130,7 +130,10 @@ fn pair_error(files: &CertificateFiles, chain: &[CertificateDer<'_>], error: &ru
             }
             rustls::Error::InconsistentKeys(_) => "the private key belongs to a different certificate".to_owned(),
             rustls::Error::General(_) => {
-                "keys of this kind are not supported; use RSA, ECDSA with P-256, P-384 or P-521, or Ed25519".to_owned()
+                // It is the same error for a key that was cut off.
+                "the private key is damaged, or of a kind that is not supported; use RSA, ECDSA with P-256, P-384 or \
+                 P-521, or Ed25519"
+                    .to_owned()
             }
             other => other.to_string(),
         }

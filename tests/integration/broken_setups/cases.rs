@@ -140,6 +140,12 @@ fn valid_certificate() -> (String, String) {
     certificate(&["gateway.example.com"], [2020, 2100])
 }
 
+/// The first line of a PEM file's content, between its header and its end.
+fn cut_off(pem: &str) -> String {
+    let lines: Vec<_> = pem.lines().collect();
+    [lines[0], lines[1], lines[lines.len() - 1], ""].join("\n")
+}
+
 pub fn cases(servers: &Servers) -> Vec<Case> {
     let case = |name, changes: &[(&str, &str)], named| Case::new(name, servers, changes, named);
     let url = |scheme: &str, port: u16| format!("{{url: '{scheme}://127.0.0.1:{port}'}}");
@@ -314,6 +320,8 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
             .with_certificate((valid_certificate().0, valid_certificate().1)),
         case("An encrypted key", &[HTTPS, TLS], ["tls.key_file", "openssl"])
             .with_certificate((valid_certificate().0, ENCRYPTED_KEY.to_owned())),
+        case("A key that was cut off", &[HTTPS, TLS], ["tls.key_file", "is damaged"])
+            .with_certificate((valid_certificate().0, cut_off(&valid_certificate().1))),
         case("An RSA key with 1024 bits", &[HTTPS, TLS], ["tls.", "2048"])
             .with_certificate((SHORT_RSA[0].to_owned(), SHORT_RSA[1].to_owned())),
         case(
