@@ -61,7 +61,7 @@ const SYNTAX_REMEDIES: [(&str, &str); 9] = [
     ("did not find expected key", "check the indentation of this line and of the one before it"),
     ("alias", "put a value that begins with `*` or `&` in quotes"),
     ("unexpected character: `@'", "put a value that begins with `@` in quotes"),
-    ("did not find expected ',' or '}'", "put a value that begins with `{` in quotes"),
+    ("did not find expected ',' or '}'", "close the `{`, or put a value that begins with it in quotes"),
     ("expected string scalar", "put a value that begins with `{` in quotes"),
     ("mapping values are not allowed", "put a value with `: ` in quotes, or check the indentation"),
 ];

@@ -216,6 +216,8 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
         case("A section within a section", &[], ["tokens.limits", "indentation"])
             .with_lines("tokens:\n  ttl: 1h\n  limits: {body: 1MiB}\n"),
         case("A pattern without quotes", &[], ["gateway.yaml", "in quotes"]).with_lines("headers: {drop: [*-user]}\n"),
+        case("A brace that is not closed", &[], ["gateway.yaml", "close the `{`"])
+            .with_lines("tokens: {ttl: 1h\nlimits: {body: 1MiB}\n"),
         case("A tab in YAML", &[], ["gateway.yaml", "indent with spaces"]).with_lines("tokens:\n\tttl: 1h\n"),
         case("Two documents in one file", &[], ["gateway.yaml", "remove the line `---`"])
             .with_lines("---\ntokens: {ttl: 1h}\n"),
