@@ -39,6 +39,7 @@ pub struct Identity {
     /// Of the credential, or of the network of a caller without one.
     id: TokenId,
     jwt_issuer: Option<usize>,
+    jwt_expires_at: Option<u64>,
     /// Boxed, as few identities have one.
     login_token: Option<Box<(HeaderValue, LoginAge)>>,
 }
@@ -64,6 +65,7 @@ impl Identity {
             impersonated_user: None,
             id,
             jwt_issuer: None,
+            jwt_expires_at: None,
             login_token: None,
         }
     }
@@ -81,12 +83,13 @@ impl Identity {
 
     /// The identity of a JWT, and the user's key that it was exchanged for.
     pub(super) fn from_jwt(caller: JwtCaller, id: TokenId, exchanged: Option<(TokenId, HeaderValue)>) -> Identity {
-        let JwtCaller { user, groups, issuer, .. } = caller;
+        let JwtCaller { user, groups, expires_at, issuer } = caller;
         let (source, upstream_key) = match exchanged {
             Some((jwt_id, key)) => (IdentitySource::ExchangedJwt(jwt_id), Some(key)),
             None => (IdentitySource::Jwt, None),
         };
-        Identity { source, groups, jwt_issuer: Some(issuer), ..Identity::from_key(Some(user), upstream_key, id) }
+        let (jwt_issuer, jwt_expires_at) = (Some(issuer), Some(expires_at));
+        Identity { source, groups, jwt_issuer, jwt_expires_at, ..Identity::from_key(Some(user), upstream_key, id) }
     }
 
     /// The identity of a JWT whose issuer only the backend knows.
@@ -124,6 +127,11 @@ impl Identity {
     /// The index of the issuer of a verified JWT.
     pub(super) fn jwt_issuer(&self) -> Option<usize> {
         self.jwt_issuer
+    }
+
+    /// When a verified JWT expires, in seconds of Unix time, leeway included.
+    pub(super) fn jwt_expires_at(&self) -> Option<u64> {
+        self.jwt_expires_at
     }
 
     /// The user; `None` for a foreign key, whose user only the backend knows.

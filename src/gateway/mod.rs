@@ -248,7 +248,8 @@ impl Gateway {
         limit(&screened, &identity, exchange)?;
         let queued = exchange.permit().needs_slot(profile.upstream).then(|| QueuedOntology::new(&screened));
         if profile.has_event_streams && *screened.method() == Method::GET {
-            exchange.record.held_access = Some(Box::new(self.auth.hold_access(&identity)));
+            let acts_as = exchange.record.acts_as.as_deref();
+            exchange.record.held_access = Some(Box::new(self.auth.hold_access(&identity, acts_as)));
         }
         let show_token = ShowTokenCheck::for_request(self.show_token, &screened, !body.is_end_stream(), &identity);
         let mut request = upstream.rewriter.rewrite(screened, profile, body, &identity, exchange);

@@ -261,6 +261,35 @@ fn an_event_stream_ends_with_the_access_of_its_caller() {
 }
 
 #[test]
+fn an_event_stream_ends_when_its_jwt_expires_or_the_user_is_denied_that_it_acts_as() {
+    let signing = SigningKey::new("one");
+    let idp = Idp::start(&[&signing]);
+    let issuers = idp.option("");
+    let (upstream, sent) = event_backend();
+    let options = [
+        ("AUTH_JWT_ISSUERS", issuers.as_str()),
+        ("IMPERSONATION_RULES", "[{users: svc, act_as: alice}]"),
+        ("AUTH_TRUST_SALT_HOLDER", "true"),
+        ("TOKENS_FOREIGN", "forward"),
+    ];
+    let gateway = Gateway::start_at(&format!("http://{}", upstream.address()), &options, NOW);
+    let jwt = signing.sign(&claims(NOW, &json!({"email": "svc"})));
+    let of_svc = ("x-jwt-token", jwt.as_str());
+    // A rule decides on the JWT, the backend on its own key.
+    for credential in [of_svc, ("x-api-key", "key-of-the-backend")] {
+        let mut client = open_stream(&gateway, &[credential, ("x-api-impersonate-user", "alice")]);
+        assert!(is_open(&mut client, &sent));
+        revoke(&gateway, &["--user", "ALICE", "--deny-for", "1h"]);
+        assert!(!is_open(&mut client, &sent), "{credential:?}");
+        revoke(&gateway, &["--user", "alice", "--deny-for", "0s"]);
+    }
+    let mut client = open_stream(&gateway, &[of_svc]);
+    assert!(is_open(&mut client, &sent));
+    gateway.clock.advance(Duration::from_secs(7200));
+    assert!(!is_open(&mut client, &sent));
+}
+
+#[test]
 fn an_event_stream_ends_when_its_token_is_revoked_but_not_when_that_leaves_the_memory() {
     let mut redis = Redis::start();
     let (upstream, sent) = event_backend();

@@ -263,6 +263,11 @@ impl JwtVerifier {
         self.cache.contains_key(id)
     }
 
+    /// Whether a verified token that expires at this time, in seconds of Unix time, has expired.
+    pub fn has_expired(&self, expires_at: u64) -> bool {
+        self.clock.unix_seconds() >= expires_at
+    }
+
     /// Whether tokens of unknown issuers are forwarded, for the backend to verify.
     pub fn forwards_unknown_issuers(&self) -> bool {
         self.forwards_unknown_issuers
