@@ -18,11 +18,10 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use crate::admin::routes::{AdminError, Call, CallResult};
-use crate::auth::jwt::credential_id;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::observability::log::label;
-use crate::store::{DeniedSubject, Fingerprint, MAX_DENIAL, Revocation, Timestamp, TokenFilter, TokenSummary};
+use crate::store::{DeniedSubject, Fingerprint, MAX_DENIAL, Revocation, Timestamp, TokenFilter, TokenId, TokenSummary};
 
 const DEFAULT_LIST_LIMIT: usize = 1000;
 
@@ -86,15 +85,15 @@ fn token_json(token: &TokenSummary) -> Value {
 
 /// Revokes the tokens that the body names, and returns the number of live tokens that this ended.
 pub async fn revoke(call: Call<'_>) -> CallResult {
-    let RevocationPlan { revocation, is_dry_run, denial } =
-        parse_revocation(&call.body).map_err(AdminError::bad_request)?;
+    let auth = &call.admin.snapshot.get().auth;
+    let plan = parse_revocation(&call.body, |token| auth.jwt_verifier().credential_id(token));
+    let RevocationPlan { revocation, is_dry_run, denial } = plan.map_err(AdminError::bad_request)?;
     let tokens = match &revocation {
         Revocation::User(user) => format!("user {user}"),
         Revocation::Token(fingerprint) => format!("token {fingerprint}"),
         Revocation::All | Revocation::Deny(..) => "all".to_owned(),
     };
     call.note(label!("tokens"), &tokens);
-    let auth = &call.admin.snapshot.get().auth;
     if is_dry_run {
         call.note(label!("scope"), &"none (dry run)");
         let count = auth.store().count_covered(&revocation).await;
@@ -132,7 +131,7 @@ pub async fn revoke(call: Call<'_>) -> CallResult {
     }
 }
 
-fn parse_revocation(body: &[u8]) -> Result<RevocationPlan, String> {
+fn parse_revocation(body: &[u8], id_of: impl Fn(&[u8]) -> Option<TokenId>) -> Result<RevocationPlan, String> {
     const FORM: &str = "the body must be one of {\"user\": …}, {\"fingerprint\": …}, {\"token\": …} and {\"all\": true}, \
                         with an optional \"dry_run\" or, without \"all\", \"deny_seconds\"";
     // SECURITY: not the parser's message, which may quote a token.
@@ -147,7 +146,11 @@ fn parse_revocation(body: &[u8]) -> Result<RevocationPlan, String> {
             .map(|fingerprint| (Revocation::Token(fingerprint), Some(DeniedSubject::Credential(fingerprint))))
             .ok_or_else(|| "a fingerprint has 8 hex digits, as in the log and in the list".to_owned())?,
         (None, None, Some(token), None) => {
-            let fingerprint = credential_id(token.expose().as_bytes()).fingerprint();
+            let id = id_of(token.expose().as_bytes()).ok_or_else(|| {
+                "the gateway accepts no encrypted JWT with this text; take the fingerprint from the access log (`key`)"
+                    .to_owned()
+            })?;
+            let fingerprint = id.fingerprint();
             (Revocation::Token(fingerprint), Some(DeniedSubject::Credential(fingerprint)))
         }
         (None, None, None, Some(true)) => (Revocation::All, None),
@@ -193,9 +196,13 @@ fn unavailable(consequence: &str) -> AdminError {
 mod tests {
     use super::*;
 
+    fn parse(body: &[u8]) -> Result<RevocationPlan, String> {
+        parse_revocation(body, |token| Some(TokenId::from_token(token)))
+    }
+
     #[test]
     fn a_revocation_request_names_exactly_one_target() {
-        let fingerprint = credential_id(b"tk_x").fingerprint();
+        let fingerprint = TokenId::from_token(b"tk_x").fingerprint();
         let alice = UserName::parse(b"alice").expect("valid");
         for (body, revocation) in [
             (r#"{"user":"alice"}"#.to_owned(), Revocation::User(alice)),
@@ -204,7 +211,7 @@ mod tests {
             (r#"{"all":true}"#.to_owned(), Revocation::All),
         ] {
             let plan = RevocationPlan { revocation, is_dry_run: false, denial: None };
-            assert_eq!(parse_revocation(body.as_bytes()), Ok(plan), "{body}");
+            assert_eq!(parse(body.as_bytes()), Ok(plan), "{body}");
         }
         for body in [
             "",
@@ -221,9 +228,9 @@ mod tests {
             r#"{"user":"alice","deny_seconds":5,"dry_run":true}"#,
             r#"{"user":"alice","deny_seconds":2592001}"#,
         ] {
-            assert!(parse_revocation(body.as_bytes()).is_err(), "{body}");
+            assert!(parse(body.as_bytes()).is_err(), "{body}");
         }
-        let error = parse_revocation(br#"{"token":"tk_secret","x":1}"#).expect_err("unknown");
+        let error = parse(br#"{"token":"tk_secret","x":1}"#).expect_err("unknown");
         assert!(!error.contains("tk_secret"));
     }
 }

@@ -475,6 +475,32 @@ fn an_encrypted_jwt_is_decrypted_verified_and_forwarded_unchanged() {
 }
 
 #[test]
+fn an_encrypted_jwt_is_denied_by_its_text() {
+    let (file, public) = encryption_key();
+    let own = Setup::new(&format!(", decryption_key_file: '{file}'"), &[]);
+    let forwarding = Setup::new("", &[("AUTH_JWT_UNKNOWN_ISSUERS", "forward")]);
+    let deny = |setup: &Setup, token: &str| {
+        let denied = setup
+            .gateway
+            .command_with(&["tokens", "revoke", "--token-stdin", "--deny-for", "1h"], &format!("{token}\n"));
+        (denied.status.code(), String::from_utf8(denied.stderr).expect("text"))
+    };
+    let signed = own.token(&json!({}));
+    let token = encrypt(&signed, &public);
+    for setup in [&own, &forwarding] {
+        assert_eq!(setup.get(&token, &[]).status, 200);
+        assert_eq!(deny(setup, &token), (Some(0), String::new()));
+        assert_eq!(setup.get(&token, &[]).reason(), "credential_denied");
+    }
+    for same in [encrypt(&signed, &public), signed] {
+        assert_eq!(own.get(&same, &[]).reason(), "credential_denied");
+    }
+    let (code, text) = deny(&own, &format!("{token}A"));
+    assert!(code == Some(1) && text.contains("take the fingerprint from the access log"), "{text}");
+    assert_eq!(deny(&own, "a.key.with.four.dots").0, Some(0));
+}
+
+#[test]
 fn jwts_of_unknown_issuers_are_forwarded_if_the_operator_says_so() {
     let options = [
         ("AUTH_JWT_UNKNOWN_ISSUERS", "forward"),

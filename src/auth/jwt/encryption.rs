@@ -48,6 +48,15 @@ struct JweHeader {
     crit: Option<serde_json::Value>,
 }
 
+/// Whether this is the first part of an encrypted token.
+pub fn is_header(part: &[u8]) -> bool {
+    parse_header(part).is_some()
+}
+
+fn parse_header(part: &[u8]) -> Option<JweHeader> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
+}
+
 impl DecryptionKey {
     /// Reads an RSA key in PEM (PKCS #8), or a shared key in base64.
     pub fn read(path: &Path) -> Result<DecryptionKey, String> {
@@ -95,7 +104,7 @@ impl DecryptionKey {
         let parts: Vec<_> = token.split(|byte| *byte == b'.').collect();
         let [protected, key, nonce, ciphertext, tag] = parts[..] else { return None };
         let decode = |part: &[u8]| URL_SAFE_NO_PAD.decode(part).ok();
-        let header: JweHeader = serde_json::from_slice(&decode(protected)?).ok()?;
+        let header = parse_header(protected)?;
         // SECURITY: a small compressed text could expand to any size, and no extension is supported.
         if header.zip.is_some() || header.crit.is_some() {
             return None;

@@ -218,14 +218,13 @@ impl JwtVerifier {
     }
 
     async fn verify_uncached(&self, jwt: &Jwt, id: TokenId, now: u64) -> Result<JwtIdentity, JwtError> {
-        let decrypted = if jwt.is_encrypted() { Some(self.decrypt(jwt)?) } else { None };
+        let decrypted = if jwt.is_encrypted() { Some(self.decrypt(jwt.expose())?) } else { None };
         let token = decrypted.as_ref().map_or(jwt.expose(), |(_, token)| token);
         let header = decode_header(token)
             .map_err(|_| JwtError::Invalid("its header is malformed or has an unknown algorithm"))?;
         // Only selects the keys to verify with; not trusted.
         let claimed = claims::claimed_issuer(token).ok_or(JwtError::Invalid("it has no issuer (`iss`)"))?;
-        let issuer = self.issuers.iter().enumerate().find(|(_, issuer)| issuer.options().issuer == claimed);
-        let (index, issuer) = issuer.ok_or(JwtError::UnknownIssuer)?;
+        let (index, issuer) = self.issuer(&claimed).ok_or(JwtError::UnknownIssuer)?;
         // Several issuers may encrypt for the same key.
         let is_own_key = || issuer.decryption_key.as_ref().is_some_and(|key| key.decrypt(jwt.expose()).is_ok());
         if decrypted.as_ref().is_some_and(|(key_of, _)| *key_of != index) && !is_own_key() {
@@ -240,13 +239,32 @@ impl JwtVerifier {
         Ok(identity)
     }
 
+    fn issuer(&self, name: &str) -> Option<(usize, &Issuer)> {
+        self.issuers.iter().enumerate().find(|(_, issuer)| issuer.options().issuer == name)
+    }
+
+    /// The [`credential_id`] that the caller with this credential has; `None` for an encrypted token that is not accepted.
+    pub fn credential_id(&self, credential: &[u8]) -> Option<TokenId> {
+        let is_encrypted = part_count(credential) == ENCRYPTED_PARTS
+            && credential.split(|byte| *byte == b'.').next().is_some_and(encryption::is_header);
+        if !is_encrypted {
+            return Some(credential_id(credential));
+        }
+        let is_known = |token: &[u8]| claims::claimed_issuer(token).is_some_and(|name| self.issuer(&name).is_some());
+        match self.decrypt(credential) {
+            Ok((_, token)) if is_known(&token) => Some(credential_id(&token)),
+            Ok(_) | Err(JwtError::UnknownIssuer) if self.forwards_unknown_issuers => Some(credential_id(credential)),
+            _ => None,
+        }
+    }
+
     /// The signed token inside an encrypted one, and the issuer whose key has decrypted it.
-    fn decrypt(&self, jwt: &Jwt) -> Result<(usize, Zeroizing<Vec<u8>>), JwtError> {
+    fn decrypt(&self, token: &[u8]) -> Result<(usize, Zeroizing<Vec<u8>>), JwtError> {
         let keys = self.issuers.iter().enumerate();
         let mut keys = keys.filter_map(|(index, issuer)| Some((index, issuer.decryption_key.as_ref()?))).peekable();
         keys.peek().ok_or(JwtError::UnknownIssuer)?;
         let (index, token) = keys
-            .find_map(|(index, key)| Some((index, key.decrypt(jwt.expose()).ok()?)))
+            .find_map(|(index, key)| Some((index, key.decrypt(token).ok()?)))
             .ok_or(JwtError::Invalid("it cannot be decrypted"))?;
         // SECURITY: everyone can encrypt, so the content must be signed.
         let is_signed = part_count(&token) == SIGNED_PARTS;
