@@ -24,7 +24,7 @@ pub fn request_affinity(key: &AffinityKey, headers: &Headers, identity: &Identit
         AffinityKey::User => Some(hash_of(&identity.caller_key())),
         AffinityKey::Header(name) => {
             let header = headers.iter().find(|header| header.text() == name.as_str().as_bytes())?;
-            Some(hash_of(&header.value))
+            (!header.value.is_empty()).then(|| hash_of(&header.value))
         }
         AffinityKey::Cookie(name) => {
             let pairs = headers.all(HeaderName::Cookie).flat_map(|value| value.split(|byte| *byte == b';'));
@@ -32,7 +32,7 @@ pub fn request_affinity(key: &AffinityKey, headers: &Headers, identity: &Identit
                 let (found, value) = pair.split_at_checked(name.len())?;
                 value.strip_prefix(b"=").filter(|_| found == name.as_bytes())
             });
-            value.map(|value| hash_of(&value))
+            value.filter(|value| !value.is_empty()).map(|value| hash_of(&value))
         }
     }
 }

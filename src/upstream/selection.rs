@@ -24,8 +24,9 @@ pub trait Candidate {
 
 /// Chooses among the allowed candidates with room.
 ///
-/// Power of two choices: of two random endpoints, the one with fewer requests in flight. With `affinity`, the healthy
-/// endpoint that belongs to this hash, and if that has no room, `None`.
+/// Power of two choices: of two random endpoints, the one with fewer requests in flight. With `affinity`, the available
+/// endpoint that belongs to this hash, and if that has no room, `None`. So an ejected endpoint gets a probing request
+/// even if all requests have an affinity.
 ///
 /// If no endpoint is available, a probing one that already has a request is used, and at last an ejected one: it may have
 /// recovered, and rejecting the request would not help. Full endpoints are not replaced by ejected ones.
@@ -40,9 +41,9 @@ pub fn select<T: Candidate>(
     }
     let has_state = |candidate: &T, state| candidate.endpoint().state() == state && is_allowed(candidate);
     if let Some(affinity) = affinity {
-        let healthy = all.iter().filter(|candidate| has_state(candidate, EndpointState::Healthy));
+        let available = all.iter().filter(|candidate| candidate.is_available() && is_allowed(candidate));
         let weight = |candidate: &&T| rendezvous_weight(affinity, &candidate.endpoint().address);
-        if let Some(target) = healthy.max_by_key(weight) {
+        if let Some(target) = available.max_by_key(weight) {
             return has_room(target).then_some(target);
         }
     }

@@ -156,6 +156,30 @@ fn an_ejected_endpoint_is_probed_with_one_request() {
 }
 
 #[test]
+fn an_ejected_endpoint_is_probed_if_all_requests_have_an_affinity() {
+    let well = Arc::<AtomicBool>::default();
+    let (broken, sound) = (misbehaving(|stream| respond(stream, 503, "{}"), &well), Upstream::start());
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("gateway.yaml");
+    std::fs::write(&file, "routes: [{name: api, affinity: user}]\n").expect("written");
+    let urls = [&broken, &sound].map(|backend| format!("http://{}", backend.address())).join(",");
+    let options = [("UPSTREAM_URLS", &*urls), ("UPSTREAM_EJECT_AFTER", "3"), ("UPSTREAM_EJECT_TIME", "100ms")];
+    let gateway = Gateway::start_with_path(file, &[&[("UPSTREAM_URL", "")][..], &options].concat());
+    let tokens = ["a", "b", "c", "d", "e", "f", "g", "h"].map(|user| gateway.token_of(user, "secret"));
+    let state = || endpoint(&gateway, broken.address())["state"].as_str().expect("a state").to_owned();
+    let send_for_all = || tokens.iter().for_each(|token| drop(post(&gateway, token, "a")));
+    wait_until("it is ejected", || {
+        send_for_all();
+        state() == "ejected"
+    });
+    well.store(true, Ordering::SeqCst);
+    wait_until("it is used again", || {
+        send_for_all();
+        state() == "usable"
+    });
+}
+
+#[test]
 fn an_unresponsive_backend_is_ejected_without_failed_requests() {
     let (silent, sound) = (UnresponsiveAddress::start(), Upstream::start());
     let options = [("UPSTREAM_CONNECT_TIMEOUT", "600ms"), ("UPSTREAM_EJECT_AFTER", "2")];
