@@ -9,7 +9,7 @@ use crate::http::headers::{Head, HeaderName, Headers};
 
 /// What the page that sent a request may do with the response.
 pub struct CorsGrant {
-    /// `None`: the route has no page of this origin, so the browser keeps the response from it.
+    /// `None`: the route has no page of this origin, so the browser keeps the response from it, or there is no origin.
     origin: Option<Box<[u8]>>,
     credentials: bool,
     exposed: &'static [u8],
@@ -20,13 +20,13 @@ const EXPOSED: &[u8] = b"x-request-id, retry-after, www-authenticate";
 const EXPOSED_BY_MCP: &[u8] = b"mcp-session-id, x-request-id, retry-after, www-authenticate";
 
 impl CorsGrant {
-    /// The grant for a request of a page; `None` on routes without `cors`, and for requests of other clients.
+    /// The grant for a request; `None` on routes without `cors`. Requests of other clients get none, but a cache must not
+    /// serve their responses to pages.
     pub fn for_request(profile: &RouteProfile, headers: &Headers) -> Option<CorsGrant> {
         let cors = profile.cors.as_ref()?;
-        let origin = headers.single(HeaderName::Origin)?;
         let exposed = if profile.has_event_streams { EXPOSED_BY_MCP } else { EXPOSED };
-        let allowed = is_allowed(cors, origin).then(|| origin.into());
-        Some(CorsGrant { origin: allowed, credentials: cors.credentials, exposed })
+        let origin = headers.single(HeaderName::Origin).filter(|origin| is_allowed(cors, origin)).map(Box::from);
+        Some(CorsGrant { origin, credentials: cors.credentials, exposed })
     }
 
     /// Adds the headers to a response.

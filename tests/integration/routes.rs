@@ -207,6 +207,9 @@ fn pages_of_listed_origins_may_read_responses_and_rejections() {
     assert_eq!((rejection.status, rejection.header("access-control-allow-origin")), (401, app.1));
     let response = send(&gateway, "POST /timbr/api/mcp", &[JSON, key, other], b"{}");
     assert_eq!((response.status, response.header("access-control-allow-origin")), (200, ""));
+    let response = send(&gateway, "POST /timbr/api/mcp", &[JSON, key], b"{}");
+    let headers = ["vary", "access-control-allow-origin"].map(|name| response.header(name));
+    assert_eq!((response.status, headers), (200, ["origin", ""]), "a cache may serve it to a page");
     assert_eq!(send(&gateway, "OPTIONS /timbr/api/x", &[&[app][..], &asks].concat(), b"").status, 405, "no cors");
 }
 
