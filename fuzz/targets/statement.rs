@@ -35,6 +35,9 @@ fuzz_target!(|body: &[u8]| {
     assert_eq!(read(&format!("{text}\n; DROP TABLE t")), StatementClass::Unknown);
     if !text.contains(';') {
         let part = format!("WITH a AS (SELECT 1) DELETE FROM t WHERE x IN ({text}\n)");
-        assert_eq!(read(&part), StatementClass::Write);
+        // What can begin a statement in T-SQL, and is no query, makes the whole of it doubtful.
+        let is_doubtful =
+            matches!(class, StatementClass::Admin | StatementClass::Show) && read(&part) == StatementClass::Unknown;
+        assert!(is_doubtful || read(&part) == StatementClass::Write);
     }
 });
