@@ -1,14 +1,15 @@
 //! Reports settings that are valid but probably not intended.
 
 use crate::config::audit::SyslogServer;
-use crate::config::options::{AUDIT, AUTH, AUTHORIZATION, GLOBAL, PLATFORM, STORE, TLS};
+use crate::config::options::{AUDIT, AUTH, AUTHORIZATION, GLOBAL, IMPERSONATION, LIMIT_RULES, PLATFORM, STORE, TLS};
 use crate::config::sources::{Problem, Settings};
 use crate::config::{Config, CredentialMode, StoreKind, VerifierOptions, url};
 
 /// Warnings for `config check`, `doctor` and the log at start.
 pub fn warnings(config: &Config, settings: &Settings) -> Vec<Problem> {
     let rules = rules_without_password_check(config, settings);
-    weak_settings(config).chain(rules).chain(secrets_in_clear_text(config)).collect()
+    let groups = rules_with_unknown_groups(config);
+    weak_settings(config).chain(rules).chain(groups).chain(secrets_in_clear_text(config)).collect()
 }
 
 /// Settings that are meant for trials or for trusted clients. The first two are the defaults.
@@ -98,6 +99,23 @@ fn rules_without_password_check(config: &Config, settings: &Settings) -> Option<
     })
 }
 
+/// Rules that name groups, if no login has any.
+fn rules_with_unknown_groups(config: &Config) -> Vec<Problem> {
+    let from_ldap = matches!(&config.auth.verifier, VerifierOptions::Ldap(ldap) if ldap.groups.is_some());
+    if from_ldap || config.auth.jwt.issuers.iter().any(|issuer| !issuer.groups_claims.is_empty()) {
+        return Vec::new();
+    }
+    let authorization = config.authorization.iter().flat_map(|authorization| &authorization.rules);
+    let all = [
+        (LIMIT_RULES.rules.key, config.limit_rules.iter().any(|rule| !rule.groups.is_empty())),
+        (AUTHORIZATION.rules.key, authorization.into_iter().any(|rule| !rule.groups.is_empty())),
+        (IMPERSONATION.rules.key, config.impersonation.rules.iter().any(|rule| !rule.groups.is_empty())),
+    ];
+    let message =
+        "names groups, but no caller has any: set groups_claims in auth.jwt_issuers, or ldap.groups_attribute";
+    all.into_iter().filter(|(_, applies)| *applies).map(|(key, _)| Problem::new(key, message)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +137,11 @@ mod tests {
         assert_eq!(keys(&strict), [""; 0]);
         assert_eq!(keys(&[&strict[..], &[("CORE_DUMPS", "true")]].concat()), ["core_dumps"]);
         assert_eq!(keys(&[&strict[..], &[("TRUSTED_PROXIES", "::/0")]].concat()), ["trusted_proxies"]);
+        let groups = [("LIMITS_RULES", "[{name: a, groups: staff, concurrent: 1}]")];
+        assert_eq!(keys(&[&strict[..], &groups].concat()), ["limits.rules"]);
+        let issuer =
+            [("AUTH_JWT_ISSUERS", "[{issuer: 'https://i', audiences: [a], jwks_file: /j, groups_claims: [g]}]")];
+        assert_eq!(keys(&[&strict[..], &groups, &issuer].concat()), [""; 0]);
         let plain = [("LISTEN_HTTPS", "off"), ("LISTEN_HTTP", "127.0.0.1:1")];
         assert_eq!(keys(&[&strict[2..], &plain].concat()), [""; 0]);
     }
