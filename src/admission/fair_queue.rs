@@ -15,7 +15,7 @@ use crate::base::identity_hasher::IdentityHasher;
 use crate::config::QueueOptions;
 use crate::observability::metrics::Metrics;
 
-/// The number of choosers that are asked once: that of new requests, and those of requests that could not connect to an
+/// The number of choosers that are called once: that of new requests, and those of requests that could not connect to an
 /// endpoint.
 const MAX_FULL_CHOOSERS: usize = 8;
 

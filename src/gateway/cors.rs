@@ -9,7 +9,7 @@ use crate::http::headers::{Head, HeaderName, Headers};
 
 /// What the page that sent a request may do with the response.
 pub struct CorsGrant {
-    /// `None`: the route has no page of this origin, so the browser keeps the response from it, or there is no origin.
+    /// `None`: the route has no page of this origin, so the browser keeps the response from it, or the request has none.
     origin: Option<Box<[u8]>>,
     credentials: bool,
     exposed: &'static [u8],

@@ -49,7 +49,7 @@ pub async fn check(options: &RedisOptions) -> Result<(), RedisFailure> {
     result
 }
 
-/// Executes the commands and scripts of [`super::RedisSession`]. Each command of a script is tried by itself before, as
+/// Executes the commands and scripts of [`super::RedisSession`]. Each command of a script is tried alone before, as
 /// Redis 7.0 does not say which command of a script the user must not execute. The permission to set an expiry is tried
 /// before a key without one exists.
 async fn try_commands(connection: &mut RedisConnection, keys: &[String; 3]) -> StoreResult<()> {
