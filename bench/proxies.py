@@ -89,6 +89,8 @@ class Bench:
         binary = self.options.compare if kind == OLD else self.options.binary
         values = self._values(name, settings)
         config = self._config(name, "gateway.yaml", values)
+        if kind == OLD and self.options.compare_options:
+            config.write_text(config.read_text() + self.options.compare_options.read_text())
         time.sleep(delay)
         return self._run(name, [*under, binary, "serve", "--config", config], values, cores, wait)
 

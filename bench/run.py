@@ -41,6 +41,8 @@ def arguments():
     add("cases", nargs="*", metavar="CASE", help=f"default: all of them: {', '.join([*BY_NAME, *SPECIAL])}")
     add("--binary", type=pathlib.Path, default=ROOT / "target/trained/timbr-gateway", help="the gateway (%(default)s)")
     add("--compare", type=pathlib.Path, metavar="OLD_BINARY", help="a second gateway to compare with")
+    add("--compare-options", type=pathlib.Path, metavar="FILE",
+        help="options added to the configuration of the second gateway, to measure their cost")
     add("--no-peers", action="store_true", help="without the other proxies")
     add("--system-peers", dest="newest", action="store_false",
         help="nginx and HAProxy as the system has them, instead of the newest ones")
@@ -53,6 +55,8 @@ def arguments():
     add("--threads", type=int, default=1, help="workers of each proxy, on as many cores (%(default)s)")
     add("--port", type=int, default=18100, help="first port; the ports above it are used (%(default)s)")
     options = parser.parse_args()
+    if options.compare_options and not options.compare:
+        options.compare = options.binary
     unknown = set(options.cases) - set(BY_NAME) - set(SPECIAL)
     if unknown:
         parser.error(f"unknown case: {', '.join(sorted(unknown))}")
