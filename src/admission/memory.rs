@@ -36,7 +36,7 @@ impl MemoryLimit {
         }
     }
 
-    /// Returns whether requests are rejected, and idle connections closed.
+    /// Returns whether requests are rejected, and idle connections and unread responses end.
     pub fn is_exhausted(&self) -> bool {
         self.is_exhausted.load(Ordering::Relaxed)
     }

@@ -22,7 +22,8 @@ pub use endpoint_load::{EndpointChoice, EndpointChooser, EndpointLoad, EndpointP
 use fair_queue::FairQueue;
 pub use fair_queue::{QueueError, Slot};
 use keyed_counts::KeyedCounts;
-use memory::{LateConnection, MemoryLimit};
+use memory::LateConnection;
+pub use memory::MemoryLimit;
 pub use request_permit::{RequestKind, RequestPermit};
 pub use rule_limiter::{RuleExceeded, RuleLimiter};
 

@@ -194,10 +194,7 @@ async fn sweep_periodically(serving: &Current<Rc<ServingConfig>>, reaper: &Reape
     loop {
         // A reload may change the timeouts, and so the interval.
         sleep(reaper.interval()).await;
-        reaper.sweep();
-        if serving.get().admission.memory().is_exhausted() {
-            reaper.close_idle();
-        }
+        reaper.sweep(serving.get().admission.memory());
         serving.get().gateway.sweep_pools();
     }
 }

@@ -41,6 +41,7 @@ pub struct Activity {
     /// Of the socket, for the requests in flight.
     pub(super) reading: Cell<ReadDebt>,
     must_linger: Cell<bool>,
+    must_reset: Cell<bool>,
     closing: Closing,
     close_request: Cell<Option<CloseMode>>,
     waker: RefCell<Option<Waker>>,
@@ -80,6 +81,7 @@ impl Activity {
             write_blocked_since: Cell::new(None),
             reading: Cell::default(),
             must_linger: Cell::new(false),
+            must_reset: Cell::new(false),
             closing: Closing::default(),
             close_request: Cell::new(None),
             waker: RefCell::new(None),
@@ -172,6 +174,17 @@ impl Activity {
         self.must_linger.get()
     }
 
+    /// Requires that the kernel discards what the client has not read when the socket is closed. Otherwise it would keep
+    /// up to 4 MiB for a client that does not read, for minutes.
+    pub(super) fn require_reset(&self) {
+        self.must_reset.set(true);
+    }
+
+    /// Returns whether the socket must be reset when it is closed.
+    pub fn must_reset(&self) -> bool {
+        self.must_reset.get()
+    }
+
     /// Returns whether no request has arrived for a while, so that the memory for requests can be released.
     pub fn is_quiescent(&self) -> bool {
         self.is_quiescent.get()
@@ -219,10 +232,9 @@ impl Activity {
         self.closing.get().abort_reason
     }
 
-    /// Aborts the connection. `reason` is logged for its requests in flight.
-    pub(super) fn abort(&self, reason: &'static str) {
+    /// Sets what is logged for the requests in flight if the connection is aborted.
+    pub(super) fn set_abort_reason(&self, reason: &'static str) {
         self.closing.update(|state| state.abort_reason = Some(reason));
-        self.request_close(CloseMode::Abort);
     }
 
     pub(super) fn request_close(&self, mode: CloseMode) {
@@ -239,18 +251,23 @@ impl Activity {
         }
     }
 
-    /// Closes the connection if no request is in flight: gracefully after a request, and otherwise immediately. Returns
-    /// whether it begins to close.
-    pub(super) fn close_if_idle(&self) -> bool {
-        let is_idle = self.in_flight.get() == 0 && self.closing.get().since.is_none();
+    /// Closes the connection to release its memory, if no request is in flight: gracefully after a request, and otherwise
+    /// immediately. Returns whether it begins to close.
+    pub(super) fn close_if_idle(&self, now: Instant) -> bool {
         let has_pending_head = self.head_started_at.get().is_some();
-        // A new connection has a moment to send its first request, which is rejected.
-        let is_new = self.request_count.get() == 0 && self.opened_at.elapsed() < FIRST_REQUEST_TIMEOUT;
-        if !is_idle || (is_new && !has_pending_head) {
+        // A new connection has a moment to send its first request, which is rejected, and a client to receive the end of
+        // its response.
+        let is_recent = now.duration_since(self.idle_since.get()) < FIRST_REQUEST_TIMEOUT;
+        if self.in_flight.get() > 0 || self.closing.get().since.is_some() || (is_recent && !has_pending_head) {
             return false;
         }
-        let is_served = self.request_count.get() > 0 && !has_pending_head;
-        self.request_close(if is_served { CloseMode::Graceful } else { CloseMode::Abort });
+        self.require_reset();
+        if self.request_count.get() > 0 && !has_pending_head {
+            self.require_linger();
+            self.request_close(CloseMode::Graceful);
+        } else {
+            self.request_close(CloseMode::Abort);
+        }
         true
     }
 
@@ -394,7 +411,6 @@ pub(super) mod tests {
         assert_eq!(after(activity, 5), Some(CloseMode::Graceful));
     }
 
-    /// The client reads one byte every two seconds, which is less than the write timeout.
     #[test]
     fn the_first_request_has_the_time_of_a_head() {
         let activity = &Rc::new(Activity::unregistered());

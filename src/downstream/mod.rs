@@ -249,7 +249,7 @@ impl Service {
 
     async fn serve_http2<I>(&self, io: I, peer: Rc<Peer>, activity: &Rc<Activity>) -> Option<String>
     where
-        I: AsyncRead + AsyncWrite + Unpin + 'static,
+        I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
     {
         activity.record_handshake();
         let _open = self.serving.get().gateway.worker_metrics().open_connection(Protocol::Http2);

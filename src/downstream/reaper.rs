@@ -12,14 +12,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::admission::ConnectionPermit;
+use crate::admission::{ConnectionPermit, MemoryLimit};
 use crate::base::clock;
 use crate::config::Timeouts;
-use crate::downstream::activity::Activity;
+use crate::downstream::activity::{Activity, CloseMode};
 use crate::observability::metrics::{CloseCause, Metrics};
 
 /// Share of the idle connections that make room for new ones, so that the search is rare: one of this many.
 const MAKE_ROOM_SHARE: usize = 100;
+
+/// `timeouts.write` while memory is exhausted. What a client does not read, the kernel keeps: up to 4 MiB of a response, and
+/// as much that the backend sends.
+const WRITE_TIMEOUT_WITHOUT_MEMORY: Duration = Duration::from_secs(5);
 
 /// The reason in the log for requests in flight that the end of `drain.timeout` aborts.
 const DRAIN_TIMEOUT: &str = "drain_timeout";
@@ -96,9 +100,14 @@ impl Reaper {
         Registration { reaper: Rc::clone(self), activity, permit }
     }
 
-    /// Checks the timeouts of all connections.
-    pub fn sweep(&self) {
-        let (now, timeouts) = (clock::now(), self.timeouts.get());
+    /// Checks the timeouts of all connections. While memory is exhausted, it closes idle connections too, and clients that
+    /// do not read have less time.
+    pub fn sweep(&self, memory: &MemoryLimit) {
+        let (now, mut timeouts) = (clock::now(), self.timeouts.get());
+        let is_memory_exhausted = memory.is_exhausted();
+        if is_memory_exhausted {
+            timeouts.write = timeouts.write.min(WRITE_TIMEOUT_WITHOUT_MEMORY);
+        }
         self.for_each(|activity| {
             activity.update_read_debts(self.min_read_rate.get());
             activity.abort_blocked_responses(now, timeouts.write);
@@ -106,10 +115,14 @@ impl Reaper {
                 if let Some(cause) = cause {
                     self.metrics.record_connection_end(cause);
                 }
-                match cause {
-                    Some(CloseCause::WriteTimeout) => activity.abort(WRITE_TIMEOUT),
-                    _ => activity.request_close(mode),
+                if cause == Some(CloseCause::WriteTimeout) {
+                    activity.set_abort_reason(WRITE_TIMEOUT);
+                    activity.require_reset();
                 }
+                activity.request_close(mode);
+            }
+            if is_memory_exhausted && activity.close_if_idle(now) {
+                self.metrics.record_connection_end(CloseCause::MemoryLimit);
             }
             activity.update_quiescence(now);
         });
@@ -138,15 +151,6 @@ impl Reaper {
         self.for_each(|activity| activity.announce_close(now + delay.mul_f64(fastrand::f64())));
     }
 
-    /// Closes the connections without a request in flight, to release their memory.
-    pub fn close_idle(&self) {
-        self.for_each(|activity| {
-            if activity.close_if_idle() {
-                self.metrics.record_connection_end(CloseCause::MemoryLimit);
-            }
-        });
-    }
-
     /// Closes all connections, including those that are still to be accepted, after their requests in flight.
     pub fn begin_drain(&self) {
         self.is_draining.set(true);
@@ -156,7 +160,10 @@ impl Reaper {
 
     /// Closes all connections immediately, because `drain.timeout` has passed.
     pub fn abort_all(&self) {
-        self.for_each(|activity| activity.abort(DRAIN_TIMEOUT));
+        self.for_each(|activity| {
+            activity.set_abort_reason(DRAIN_TIMEOUT);
+            activity.request_close(CloseMode::Abort);
+        });
     }
 
     /// Waits until all connections have ended.
@@ -197,7 +204,6 @@ mod tests {
     use super::*;
     use crate::admission::Admission;
     use crate::config::LimitOptions;
-    use crate::downstream::activity::CloseMode;
     use crate::downstream::activity::tests::{SECOND, timeouts};
 
     fn permit() -> ConnectionPermit {

@@ -1,5 +1,6 @@
 //! Reloads of the configuration while requests are served.
 
+use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -59,6 +60,33 @@ impl StoreFixture {
 
 fn config(upstream: &Upstream, more: &str) -> String {
     format!("api_auth_salt: \"{SALT}\"\nupstream: {{url: \"http://{}\"}}\n{more}", upstream.address())
+}
+
+/// The kernel would keep what a client does not read, also after a close.
+#[test]
+fn without_memory_unread_responses_are_reset_and_idle_connections_closed() {
+    const LENGTH: usize = 16 << 20;
+    let upstream = Upstream::with_behaviour(|request, stream| {
+        let length = if request.line.contains("large") { LENGTH } else { 2 };
+        respond(stream, 200, &"x".repeat(length))
+    });
+    let fixture = StoreFixture::start(&config(&upstream, ""), &[("TIMEOUTS_WRITE", "300s")]);
+    let token = fixture.gateway.token();
+    let [mut unread, mut read, mut idle] = [(), (), ()].map(|()| fixture.gateway.client());
+    for client in [&mut unread, &mut read] {
+        client.write_request("GET /timbr/api/large", &[JSON, ("x-api-key", &token)], b"");
+    }
+    assert_eq!(idle.query(&token).status, 200);
+    fixture.take(&config(&upstream, "limits: {memory: 1MiB}\n"));
+    assert!(idle.is_closed());
+    assert!(read.read_head().is_some());
+    for _ in 0..LENGTH >> 20 {
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(read.read_bytes(1 << 20).len(), 1 << 20, "its client reads");
+    }
+    let mut got = Vec::new();
+    let end = unread.try_clone().read_to_end(&mut got).map_err(|error| error.kind());
+    assert!(end == Err(ErrorKind::ConnectionReset) && got.len() < LENGTH, "{end:?} after {} bytes", got.len());
 }
 
 #[test]

@@ -396,8 +396,8 @@ group! {
     connections_per_address: Count = "12000",
         "Maximum number of connections from one client address (IPv6: one /64 network).";
     memory: Size ["1MiB"..="1024GiB"],
-        "Maximum memory of the process, or of its control group if that has a limit. Above it, requests receive 503, and \
-         idle connections are closed. Default: 85 % of the control group's limit; unlimited if there is none.";
+        "Maximum memory of the process, or of its control group if that has a limit. Above it, requests receive 503, \
+         idle connections are closed, and responses that are not read for 5 seconds are aborted. Default: 85 % of the control group's limit; unlimited if there is none.";
     requests: Count = "8192",
         "Maximum number of concurrent requests, of which at most half may wait for the check of their credential. \
          Further requests receive 503 and Retry-After.";

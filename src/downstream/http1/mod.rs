@@ -334,7 +334,11 @@ where
     ) -> Result<T, ConnectionEnd> {
         poll_fn(|cx| {
             self.activity.register_waker(cx.waker());
-            match self.activity.take_close_request() {
+            let close_request = self.activity.take_close_request();
+            if close_request.is_some() && self.activity.must_reset() {
+                self.wire.borrow().io().reset_on_drop();
+            }
+            match close_request {
                 Some(CloseMode::Abort) => {
                     self.peer.abort_reason.set(self.activity.abort_reason());
                     return Poll::Ready(Err(ConnectionEnd::Aborted));

@@ -3,7 +3,7 @@
 //! h2 flushes after each large frame. Here a flush of h2 does nothing: the connection flushes after it has polled h2, so
 //! that all frames that are ready are few TLS records and system calls.
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -44,6 +44,11 @@ impl<I> Clone for CoalescedIo<I> {
 impl<I> CoalescedIo<I> {
     pub fn new(io: I) -> CoalescedIo<I> {
         CoalescedIo(Rc::new(RefCell::new(BufferedSocket { io, buffer: BytesMut::new(), is_blocked: false })))
+    }
+
+    /// The wrapped socket.
+    pub fn socket(&self) -> Ref<'_, I> {
+        Ref::map(self.0.borrow(), |socket| &socket.io)
     }
 
     /// Returns whether nothing is buffered.

@@ -21,6 +21,7 @@ use crate::base::current::Current;
 use crate::downstream::ServingConfig;
 use crate::downstream::activity::{Activity, CloseMode};
 use crate::downstream::frame_meter::FrameState;
+use crate::downstream::socket::ClientSocket;
 use crate::downstream::watched_io::WatchedIo;
 use crate::gateway::context::Peer;
 
@@ -78,7 +79,7 @@ pub async fn serve<I>(
     frames: Rc<FrameState>,
 ) -> Result<(), Http2Error>
 where
-    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
 {
     activity.set_multiplexed();
     let io = CoalescedIo::new(io);
@@ -135,7 +136,7 @@ impl Http2Error {
 
 impl<I> Http2Connection<I>
 where
-    I: AsyncRead + AsyncWrite + Unpin + 'static,
+    I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Http2Error>> {
         self.activity.register_waker(cx.waker());
@@ -143,7 +144,11 @@ where
             if let Poll::Ready(result) = self.poll_accept(cx) {
                 return Poll::Ready(result);
             }
-            match (self.activity.take_close_request(), &mut self.state) {
+            let close_request = self.activity.take_close_request();
+            if close_request.is_some() && self.activity.must_reset() {
+                self.io.socket().inner().reset_on_drop();
+            }
+            match (close_request, &mut self.state) {
                 (None, _) => {}
                 (Some(CloseMode::Graceful), ConnectionState::Open(connection)) => {
                     // Closing the socket while the client still sends WINDOW_UPDATE would reset the end of a response.

@@ -115,8 +115,9 @@ rejections! {
         rules: ["limits.memory"],
         message: "The gateway is out of memory. Try again in a moment.",
         remedy: "The gateway uses more than `limits.memory`. Until a sixteenth of it is free, all requests receive this \
-                 rejection, idle connections are closed, and few new connections are accepted. Give it more memory, or \
-                 lower `limits.connections` and `limits.requests`.",
+                 rejection, idle connections are closed, responses that their clients do not read for 5 seconds are \
+                 aborted, and few new connections are accepted. Give it more memory, or lower `limits.connections` \
+                 and `limits.requests`.",
     }
     /// Too many requests of this identity are in flight.
     TooManyRequests {
