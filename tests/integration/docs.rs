@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use timbr_gateway::config::options;
 use timbr_gateway::config::schema::entry_keys;
@@ -135,18 +136,29 @@ fn the_table_of_combinations_is_what_the_configuration_accepts() {
     assert_eq!((credentials.len(), cells), (4, 20));
 }
 
+/// Held while a page is read and written: two tests may write different parts of one page.
+static PAGE_UPDATE: Mutex<()> = Mutex::new(());
+
 /// Compares the part of a page between two marks with what it must be. With `BLESS=1` it writes that part instead.
 fn assert_generated(page: &str, name: &str, expected: &str) {
+    let _update = PAGE_UPDATE.lock();
     let path = repository().join(page);
     let text = std::fs::read_to_string(&path).expect("the page");
     let marks = (format!("<!-- {name}: generated -->\n"), format!("<!-- {name}: end -->"));
     let (before, rest) = text.split_once(&marks.0).expect("the first mark");
     let (current, after) = rest.split_once(&marks.1).expect("the second mark");
     if std::env::var_os("BLESS").is_some() {
-        std::fs::write(&path, [before, &marks.0, expected, &marks.1, after].concat()).expect("written");
+        replace_page(&path, &[before, &marks.0, expected, &marks.1, after].concat());
     } else {
         assert!(current == expected, "{page} is out of date; `BLESS=1 cargo test docs` writes it");
     }
+}
+
+/// Writes a page as a whole: other tests read all pages meanwhile.
+pub fn replace_page(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).expect("written");
+    std::fs::rename(&new, path).expect("replaced");
 }
 
 #[test]

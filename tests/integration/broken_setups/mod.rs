@@ -20,6 +20,8 @@ use serde_json::Value;
 use cases::{Case, cases};
 use servers::Servers;
 
+use crate::docs::replace_page;
+
 /// Cases that run at the same time.
 const PARALLEL: usize = 4;
 
@@ -73,7 +75,7 @@ fn the_page_on_broken_setups_is_up_to_date() {
     assert!(missing.is_empty(), "{}", missing.join("\n"));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/broken-setups.md");
     if std::env::var_os("BLESS").is_some() {
-        fs::write(&path, &page).expect("written");
+        replace_page(&path, &page);
     }
     let now = fs::read_to_string(&path).unwrap_or_default();
     let difference = now.lines().zip(page.lines()).find(|(one, other)| one != other);
