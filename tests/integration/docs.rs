@@ -185,6 +185,20 @@ fn the_error_catalogue_is_the_table_of_rejections() {
     assert_generated("docs/errors.md", "errors", &text);
 }
 
+#[test]
+fn the_reasons_in_the_alert_rules_exist() {
+    let rules = std::fs::read_to_string(repository().join("deploy/prometheus/rules.yaml")).expect("the rules");
+    let examples = Rejection::examples();
+    let patterns: Vec<_> = rules.split("reason=~\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    assert!(patterns.len() >= 3, "{patterns:?}");
+    for pattern in patterns {
+        let (prefix, words) = pattern.trim_end_matches(')').split_once('(').unwrap_or(("", pattern));
+        for reason in words.split('|').map(|word| format!("{prefix}{word}")) {
+            assert!(examples.iter().any(|known| known.reason() == reason), "{reason} is not a reason");
+        }
+    }
+}
+
 /// Pages with tables whose last column names tests.
 #[test]
 fn every_test_that_a_page_names_exists() {
