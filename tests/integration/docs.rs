@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -14,6 +15,8 @@ use timbr_gateway::observability::metrics::Metrics;
 use timbr_gateway::observability::phase::Phase;
 
 use crate::support::bearer::SALT;
+use crate::support::client::Client;
+use crate::support::gateway::Gateway;
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
@@ -196,6 +199,27 @@ fn the_reasons_in_the_alert_rules_exist() {
         for reason in words.split('|').map(|word| format!("{prefix}{word}")) {
             assert!(examples.iter().any(|known| known.reason() == reason), "{reason} is not a reason");
         }
+    }
+}
+
+/// Paths are an interface, so the documents name each of them.
+#[test]
+fn every_path_of_the_admin_listener_is_documented() {
+    let gateway = Gateway::start(SocketAddr::from(([127, 0, 0, 1], 1)), &[]);
+    let response = Client::connect(gateway.admin()).send("GET /unknown", &[], b"");
+    let page = std::fs::read_to_string(repository().join("docs/operations.md")).expect("the page");
+    let section = page.split("### HTTP API").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("the section");
+    let paths = |text: &str| -> Vec<String> {
+        let words = text.split([' ', ',', '`', '\n']).filter(|word| word.starts_with('/'));
+        words.map(str::to_owned).collect()
+    };
+    let documented = paths(section);
+    let served = paths(response.text());
+    assert!(served.len() > 20, "{served:?}");
+    for path in served.iter().filter(|path| !path.starts_with("/dashboard-") && !path.contains('.')) {
+        let is_prefix = path.len() > 1 && path.ends_with('/');
+        let matches = |known: &&String| *known == path || (is_prefix && known.starts_with(path.as_str()));
+        assert!(documented.iter().any(|known| matches(&known)), "docs/operations.md does not name {path}");
     }
 }
 
