@@ -57,6 +57,7 @@ SENTENCES = [
     ("a password in config", [("config.store", {**REDIS, "password": "x"})], "config.store.password is a secret"),
     ("a Sentinel's password in config", [("config.store", {**REDIS, "sentinel_password": "x"})], "config.store.sentinel_password is a secret"),
     ("a directory's password in config", [("config.ldap.bind_password", "x")], "config.ldap.bind_password is a secret"),
+    ("a token of operators in config", [("config.listen", {"admin_commands": "token", "admin_token": "x"})], "config.listen.admin_token is a secret"),
     ("a password in an address", [("config.store", {"kind": "redis", "urls": "redis://a:b@redis:6379"})], "contains a user name or password"),
     ("an address that the chart sets", [("config.listen.https", "0.0.0.0:1")], "config.listen.https is set by the chart"),
     ("a file that the chart mounts", [("config.api_auth_salt_file", "/x")], "config.api_auth_salt_file is set by the chart"),

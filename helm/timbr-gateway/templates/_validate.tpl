@@ -85,16 +85,17 @@
 {{- $problems := list -}}
 {{- $config := .Values.config -}}
 {{- range list
-  (list "" "api_auth_salt" "secrets.salt")
-  (list "upstream" "api_key" "secrets.serviceKey")
-  (list "store" "key" "secrets.storeKey")
-  (list "store" "password" "secrets.redisPassword")
-  (list "store" "sentinel_password" "secrets.sentinelPassword")
-  (list "ldap" "bind_password" "secrets.ldapPassword") -}}
+  (list "" "api_auth_salt" "and set secrets.salt.existingSecret")
+  (list "upstream" "api_key" "and set secrets.serviceKey.existingSecret")
+  (list "store" "key" "and set secrets.storeKey.existingSecret")
+  (list "store" "password" "and set secrets.redisPassword.existingSecret")
+  (list "store" "sentinel_password" "and set secrets.sentinelPassword.existingSecret")
+  (list "ldap" "bind_password" "and set secrets.ldapPassword.existingSecret")
+  (list "listen" "admin_token" "mount it with extraVolumes, and set config.listen.admin_token_file") -}}
 {{- $group := index . 0 -}}
 {{- $of := ternary (get $config $group | default dict) $config (ne $group "") -}}
 {{- if hasKey $of (index . 1) -}}
-{{- $problems = append $problems (printf "config.%s is a secret, but config is stored in a ConfigMap: put it into a Secret and set %s.existingSecret" (list $group (index . 1) | compact | join ".") (index . 2)) -}}
+{{- $problems = append $problems (printf "config.%s is a secret, but config is stored in a ConfigMap: put it into a Secret, %s" (list $group (index . 1) | compact | join ".") (index . 2)) -}}
 {{- end -}}
 {{- end -}}
 {{- range list "store" "upstream" "platform" "ldap" -}}

@@ -10,7 +10,9 @@ from support.chart import containers, gateway_config, of_kind, pods
 QUANTITY = re.compile(r"^[0-9]+(\.[0-9]+)?(m|k|[KMGTPE]i?)?$")
 SECRET_OPTIONS = {
     ("api_auth_salt",),
+    ("listen", "admin_token"),
     ("upstream", "api_key"),
+    ("store", "key"),
     ("store", "password"),
     ("store", "sentinel_password"),
     ("ldap", "bind_password"),
