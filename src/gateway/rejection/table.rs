@@ -162,7 +162,8 @@ rejections! {
         fault: Request,
         header: "upgrade",
         message: "Protocol upgrades are not supported. Remove the `Upgrade` header.",
-        remedy: "`Upgrade` names a protocol other than TLS and HTTP. Offers of those (`h2c`, `TLS/1.2`) are ignored, as HTTP allows.",
+        remedy: "`Upgrade` names a protocol other than TLS and HTTP. Offers of those (`h2c`, `TLS/1.2`) are ignored, as \
+                 HTTP allows.",
     }
     /// The request line names no path, a host other than `Host`, or an ambiguous path.
     RequestLineAmbiguous(cause: &'static str) {
@@ -337,7 +338,8 @@ rejections! {
         detail: format!("{} is stopped", stopped.stop.target),
         message: String::from(&*stopped.stop.note.why),
         remedy: "An operator stopped the user, the route or the ontology with `timbr-gateway stop`; the message is the \
-                 operator's. `timbr-gateway stopped` lists what is stopped, and `timbr-gateway resume` ends it.",
+                 operator's, and `Retry-After` the end of the stop, if it has one. `timbr-gateway stopped` lists what is \
+                 stopped, and `timbr-gateway resume` ends it.",
     }
     /// A token of this gateway that newer tokens have evicted.
     TokenEvicted {
