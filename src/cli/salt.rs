@@ -19,7 +19,8 @@ pub fn command() -> Command {
         .about("Generate a salt (API_AUTH_SALT), or show the use of salts")
         .subcommand(admin_client::add_arguments(status))
         .after_help(
-            "To rotate salts: set old,new at every replica, then new,old, then only new.\n\n\
+            "To rotate salts: set old,new at every replica, give clients the new one, and when `salt status` shows no use \
+             of the old one, set only new. For a file or Redis without store.key, see docs/tokens.md.\n\n\
              Examples:\n  \
              (umask 077; timbr-gateway salt > salt)\n  \
              timbr-gateway serve --api-auth-salt-file salt --upstream-url http://127.0.0.1:8000",
