@@ -145,8 +145,8 @@ impl Reader<'_> {
         }
         for issuer in issuers.iter().filter(|issuer| !issuer.has_own_users()) {
             let message = format!(
-                "the issuer {:?} needs users or user_prefix, because there are several issuers and each could name the \
-                 users of the others. With users: '*' it may name all",
+                "the issuer {:?} needs users, user_prefix or tenant_user, because there are several issuers and each could \
+                 name the users of the others. With users: '*' it may name all",
                 issuer.issuer
             );
             self.problem(AUTH.jwt_issuers.key, message);
@@ -311,7 +311,7 @@ mod tests {
         for first in [", users: '*@a'", ", user_prefix: a-", ", tenant_user: true, tenants: a", ", users: '*'"] {
             assert!(issuers(first, ", user_prefix: 'b/'").is_ok(), "{first}");
             let error = issuers("", first).expect_err(first);
-            assert!(error.contains("\"a\" needs users or user_prefix"), "{error}");
+            assert!(error.contains("\"a\" needs users, user_prefix or tenant_user"), "{error}");
         }
     }
 

@@ -58,8 +58,8 @@ group! { GLOBAL: GlobalKeys = "" {
          several keys separated by commas; the first one is the primary key.";
     trusted_proxies: Vec<IpNet>,
         "Networks of the proxies in front of the gateway, such as 10.0.0.0/8. The client addresses in X-Forwarded-For, \
-         Forwarded and PROXY protocol headers are trusted only if they come from one of these networks. unix: is the \
-         clients of listen.http_socket.";
+         Forwarded and PROXY protocol headers are trusted only if they come from one of these networks. unix: means \
+         the clients of listen.http_socket.";
     trusted_proxies_header: ProxyHeader = "x-forwarded-for",
         "Header in which the trusted proxies report the client. x-forwarded-for: X-Forwarded-For and X-Forwarded-Proto. \
          forwarded: Forwarded (RFC 7239), with for and proto. The other one is ignored, because a proxy that does not \
@@ -162,8 +162,8 @@ group! { UPSTREAM: UpstreamKeys = "upstream." {
     abandoned: AbandonedPolicy = "half-close",
         "Handling of the backend connection of a request whose client has left. half-close: the gateway closes its \
          direction, and the request keeps its slot and counts for its caller until the backend has responded or closed the \
-         connection, at most for upstream.response_timeout. close: for backends that misread a half-closed connection; the request \
-         does not count any longer, although the backend may still process it.";
+         connection, at most for upstream.response_timeout. close: for backends that misread a half-closed connection; \
+         the request does not count any longer, although the backend may still process it.";
     requests: Limit<usize> = "0",
         "Maximum number of concurrent requests to all backends together, such as the number of the backend's threads. \
          Further requests are queued, and slots are shared fairly among callers. 0: no limit.";
@@ -289,7 +289,8 @@ group! { AUTHORIZATION: AuthorizationKeys = "authorization." {
         "Whether authorization.rules are applied. shadow: requests that no rule allows are logged, counted and \
          forwarded. enforce: they are rejected.";
     rules: Vec<Value>,
-        "Requests that are allowed: a list of {users, groups, unknown_users, routes, methods, ontologies, statements, tools}. See configuration.md.";
+        "Requests that are allowed: a list of {users, groups, unknown_users, routes, methods, ontologies, \
+         statements, tools}. See configuration.md.";
 } }
 
 group! { HEADERS: HeaderKeys = "headers." {
@@ -368,7 +369,8 @@ group! { STORE: StoreKeys = "store." {
     timeout: Duration = "50ms",
         "Timeout of a Redis operation during a request; a slower server is considered to be down. Limited to 10s.";
     max_stale: DurationOrZero = "1h",
-        "Maximum time for which cached tokens are accepted while Redis does not respond. Revocations are not received during that time.";
+        "Maximum time for which cached tokens are accepted while Redis does not respond. Revocations are not \
+         received during that time.";
 } }
 
 group! {
