@@ -114,6 +114,13 @@ pub struct Charge {
     charged: [Option<ChargedBucket>; 2],
 }
 
+/// Whether the charge of a check that has ended stays.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ChargeEnd {
+    Counted,
+    Refunded,
+}
+
 /// A bucket that counts a check in flight.
 #[derive(Clone, Copy)]
 struct ChargedBucket {
@@ -190,7 +197,7 @@ impl FailureLimiter {
         Ok(())
     }
 
-    fn end_check(&self, ChargedBucket { kind, rate, bucket }: ChargedBucket, has_failed: bool) {
+    fn end_check(&self, ChargedBucket { kind, rate, bucket }: ChargedBucket, end: ChargeEnd) {
         let now = self.clock.now();
         let mut shard = self.shard(bucket).lock();
         if let Entry::Occupied(mut in_flight) = shard.in_flight.entry(bucket) {
@@ -199,7 +206,7 @@ impl FailureLimiter {
                 in_flight.remove();
             }
         }
-        if has_failed {
+        if end == ChargeEnd::Counted {
             shard.add_failure(bucket, rate, now);
             drop(shard);
             (self.publish)(CredentialFailure { kind, bucket });
@@ -232,7 +239,7 @@ impl Attempt {
         let bucket = self.limiter.bucket_id(&[&[NEW_TOKENS], &self.address_bucket.to_be_bytes()]);
         let charged = ChargedBucket { kind: NEW_TOKENS, rate, bucket };
         self.limiter.charge(charged)?;
-        self.limiter.end_check(charged, true);
+        self.limiter.end_check(charged, ChargeEnd::Counted);
         Ok(())
     }
 
@@ -242,7 +249,7 @@ impl Attempt {
         for (slot, bucket) in self.buckets().into_iter().enumerate() {
             let Some(bucket) = bucket else { continue };
             if let Err(error) = self.limiter.charge(bucket) {
-                reserved.release(false);
+                reserved.release(ChargeEnd::Refunded);
                 // The end of a check in flight wakes all that wait. If this woke them too, they would wake each other
                 // without end.
                 if error != ChargeError::ChecksInFlight {
@@ -301,25 +308,25 @@ impl Drop for Reservation {
 impl Charge {
     /// Ends a check that found the credential right.
     pub fn refund(mut self) {
-        self.end(false);
+        self.end(ChargeEnd::Refunded);
     }
 
-    fn end(&mut self, has_failed: bool) {
-        if self.release(has_failed) {
+    fn end(&mut self, end: ChargeEnd) {
+        if self.release(end) {
             self.limiter.buckets.check_ended.notify_waiters();
         }
     }
 
     /// Returns whether anything was charged.
-    fn release(&mut self, has_failed: bool) -> bool {
+    fn release(&mut self, end: ChargeEnd) -> bool {
         let charged = self.charged.iter_mut().filter_map(Option::take);
-        charged.map(|bucket| self.limiter.end_check(bucket, has_failed)).count() > 0
+        charged.map(|bucket| self.limiter.end_check(bucket, end)).count() > 0
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.end(true);
+        self.end(ChargeEnd::Counted);
     }
 }
 
