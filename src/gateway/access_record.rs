@@ -50,7 +50,7 @@ pub struct AccessRecord {
     pub query: Option<Box<QueryRecord>>,
     /// The access that an event stream depends on.
     pub held_access: Option<Box<HeldAccess>>,
-    /// The reason of the rejection; empty if the backend responded.
+    /// Why the gateway rejected the request or aborted its response; empty otherwise.
     pub reason: &'static str,
     /// The status of the response; 499 until there is one.
     pub status: StatusCode,
@@ -64,6 +64,21 @@ pub struct AccessRecord {
     pub upstream_to_head: Option<Duration>,
     /// From the head of the request to the head of the response; `None` without one.
     pub to_head: Option<Duration>,
+}
+
+/// How the wait for the backend ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamEnd {
+    /// With the head of a response.
+    Response,
+    /// Without a usable response.
+    Failure,
+}
+
+impl UpstreamEnd {
+    pub fn from_result<T, E>(result: &Result<T, E>) -> UpstreamEnd {
+        if result.is_ok() { UpstreamEnd::Response } else { UpstreamEnd::Failure }
+    }
 }
 
 impl AccessRecord {
@@ -151,10 +166,10 @@ impl AccessRecord {
         }
     }
 
-    /// Records the end of the exchange with the backend: the head of its response, or a failure.
-    pub fn upstream_finished(&mut self, sent_at: Instant, has_response: bool) {
+    /// Records how long the backend took, from `sent_at` to the head of its response or to a failure.
+    pub fn record_upstream_end(&mut self, sent_at: Instant, end: UpstreamEnd) {
         let interval = Interval { start: sent_at, end: clock::now() };
-        if has_response {
+        if end == UpstreamEnd::Response {
             let duration = interval.end.duration_since(sent_at);
             self.route.record_upstream(duration);
             self.upstream_to_head = Some(duration);
@@ -165,7 +180,7 @@ impl AccessRecord {
     }
 
     /// Records that the head of the response is complete.
-    pub fn head_is_ready(&mut self, status: StatusCode) {
+    pub fn record_head(&mut self, status: StatusCode) {
         self.status = status;
         // The clock was read a moment ago, when the backend's response arrived.
         let now = if self.upstream_to_head.is_some() { clock::recent() } else { clock::now() };

@@ -9,7 +9,7 @@ use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::admission::RequestPermit;
-use crate::gateway::access_record::AccessRecord;
+use crate::gateway::access_record::{AccessRecord, UpstreamEnd};
 use crate::gateway::cors::CorsGrant;
 use crate::gateway::padded_body::{self, PaddedBody, PaddedFrame};
 use crate::gateway::query_record::CANCELLED_REASON;
@@ -100,7 +100,7 @@ impl GatewayResponse {
         mut record: Box<AccessRecord>,
         permit: Option<Box<RequestPermit>>,
     ) -> DownstreamResponse {
-        record.head_is_ready(self.status);
+        record.record_head(self.status);
         self.headers.remove(HeaderName::XRequestId);
         self.headers.push(HeaderName::XRequestId, record.context.request_id_bytes());
         let body = ObservedBody { source: self.source, record, _permit: permit };
@@ -262,17 +262,17 @@ fn poll_padded(
             PaddedFrame::Blank(blank) => return Poll::Ready(Some(Ok(Frame::data(blank)))),
             PaddedFrame::Frame(frame) => return Poll::Ready(frame),
             PaddedFrame::Begun => {
-                record.upstream_finished(body.sent_at, true);
+                record.record_upstream_end(body.sent_at, UpstreamEnd::Response);
                 continue;
             }
             PaddedFrame::Unsuitable(status) => {
-                record.upstream_finished(body.sent_at, true);
+                record.record_upstream_end(body.sent_at, UpstreamEnd::Response);
                 record.status = status;
                 record.reason = "padded_response_failed";
                 "it is not the JSON that was announced"
             }
             PaddedFrame::Rejected(rejection) => {
-                record.upstream_finished(body.sent_at, false);
+                record.record_upstream_end(body.sent_at, UpstreamEnd::Failure);
                 record.status = rejection.status();
                 record.reason = rejection.reason();
                 body.recorder.record(&rejection, record);

@@ -12,6 +12,7 @@ use crate::admission::RequestPermit;
 use crate::auth::upstream_keys::Renewal;
 use crate::auth::{Auth, Identity};
 use crate::base::clock;
+use crate::gateway::access_record::UpstreamEnd;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::padded_body::{PaddedBody, PendingExchange};
 use crate::gateway::rejection::Rejection;
@@ -60,7 +61,7 @@ impl Gateway {
             sent_at,
         };
         let result = sender.send(request, permit).await;
-        exchange.record.upstream_finished(sent_at, result.is_ok());
+        exchange.record.record_upstream_end(sent_at, UpstreamEnd::from_result(&result));
         result.map(|response| GatewayResponse::from_upstream(response, &exchange.edits, &upstream.client))
     }
 
@@ -88,7 +89,7 @@ impl Gateway {
         });
         match timeout(interval, pending.as_mut()).await {
             Ok(result) => {
-                exchange.record.upstream_finished(sent_at, result.is_ok());
+                exchange.record.record_upstream_end(sent_at, UpstreamEnd::from_result(&result));
                 result.map(|response| GatewayResponse::from_upstream(response, &exchange.edits, &upstream.client))
             }
             Err(_) => {
