@@ -234,7 +234,7 @@ pub(super) fn log_ended_tokens(ended: &EndedLogins) {
     if ended.users.len() > MAX_AUDITED_USERS {
         audit(&scope);
     }
-    info!(tokens = scope, "tokens ended: the verifier does not vouch for their logins any more");
+    info!(tokens = scope, "the reload ended tokens: what had proven their logins has changed");
 }
 
 /// The TLS configuration for clients, if HTTPS is enabled, and the PEM of a self-signed certificate.

@@ -1,4 +1,5 @@
-//! Authorization rules: which user may use which route, method and ontology. Knows only proven identities.
+//! Authorization rules: which user may use which route, method, ontology, class of statements and MCP tool. Knows only
+//! proven identities.
 
 use http::Method;
 

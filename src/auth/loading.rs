@@ -164,7 +164,7 @@ impl Auth {
         if is_same { EndedLogins::default() } else { self.end_unbound_tokens() }
     }
 
-    /// Frees the entries of tokens that the verifier does not vouch for any more. They are not accepted in any case.
+    /// Frees the entries of tokens whose logins the verifier no longer confirms. They are not accepted in any case.
     pub(super) fn end_unbound_tokens(&self) -> EndedLogins {
         let users = self.store.end_if(|record| !self.token_binder.is_bound(record, &self.verifier));
         EndedLogins { tokens: users.len(), users: users.into_iter().collect() }

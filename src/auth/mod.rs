@@ -225,7 +225,7 @@ impl Auth {
         }
     }
 
-    /// SECURITY: the verifier must still vouch for the login, as it is configured now and with the users that it has
+    /// SECURITY: the verifier must still confirm the login, as it is configured now and with the users that it has
     /// now. Where the backend receives the user's own key, a token without one is not accepted.
     fn token_identity(&self, id: TokenId, record: &TokenRecord) -> Result<Identity, KeyError> {
         let revoked = KeyError::TokenEnded(TokenEnd::Revoked);

@@ -79,8 +79,8 @@ impl TokenBinder {
         TokenBinding(*context.sign().as_ref().first_chunk().expect("SHA-256 has 32 bytes"))
     }
 
-    /// True if the verifier still vouches for the token. Cheap while the verifier has not changed since the last call
-    /// for this token.
+    /// True if the verifier still confirms the login of the token. Cheap while the verifier has not changed since the
+    /// last call for this token.
     pub fn is_bound(&self, record: &TokenRecord, verifier: &Verifier) -> bool {
         let generation = self.generation.max(verifier.users_file().map_or(0, UsersFile::generation));
         record.is_confirmed_by(generation) || {

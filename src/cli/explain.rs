@@ -11,10 +11,10 @@ use crate::cli::{CliResult, admin_client, arguments, print_line};
 
 const REJECTIONS: [Column; 5] = [
     ("TIME", rejection_time),
-    ("STATUS", |refusal| refusal["status"].to_string()),
-    ("REASON", |refusal| printable_text(refusal, "reason")),
-    ("REQUEST ID", |refusal| printable_text(refusal, "request_id")),
-    ("PATH", |refusal| printable_text(refusal, "path")),
+    ("STATUS", |rejection| rejection["status"].to_string()),
+    ("REASON", |rejection| printable_text(rejection, "reason")),
+    ("REQUEST ID", |rejection| printable_text(rejection, "request_id")),
+    ("PATH", |rejection| printable_text(rejection, "path")),
 ];
 
 pub fn command() -> Command {
@@ -42,15 +42,15 @@ pub fn run(matches: &ArgMatches) -> CliResult {
     let id = matches.get_one::<String>("request-id");
     let path = id.map_or_else(|| recent_rejections_path(matches), |id| format!("/explain/{}", percent::encode(id)));
     let response = admin_client::request(matches, &path, None)?;
-    let refusals = rows(&response["refusals"]);
+    let rejections = rows(&response["refusals"]);
     if matches.get_flag("json") {
         print_line(&response["refusals"])?;
     } else if id.is_some() {
-        for refusal in refusals {
-            print_line(format_explanation(refusal))?;
+        for rejection in rejections {
+            print_line(format_explanation(rejection))?;
         }
     } else {
-        print_table(&REJECTIONS, refusals)?;
+        print_table(&REJECTIONS, rejections)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -67,39 +67,39 @@ fn recent_rejections_path(matches: &ArgMatches) -> String {
 }
 
 /// A rejection as lines of text.
-fn format_explanation(refusal: &Value) -> String {
+fn format_explanation(rejection: &Value) -> String {
     let mut lines = vec![
         format!(
             "{} rejected with {} {}",
-            printable_text(refusal, "request_id"),
-            refusal["status"],
-            printable_text(refusal, "reason")
+            printable_text(rejection, "request_id"),
+            rejection["status"],
+            printable_text(rejection, "reason")
         ),
-        format!("  {}", printable_text(refusal, "advice")),
+        format!("  {}", printable_text(rejection, "advice")),
     ];
     let mut line = |name: &str, value: String| {
         if !value.is_empty() {
             lines.push(format!("  {name:<12}{value}"));
         }
     };
-    line("when", format!("{}, after {} ms", rejection_time(refusal), refusal["after_ms"]));
-    line("client", printable_text(refusal, "client"));
-    line("request", format!("{} {}", printable_text(refusal, "method"), printable_text(refusal, "path")));
+    line("when", format!("{}, after {} ms", rejection_time(rejection), rejection["after_ms"]));
+    line("client", printable_text(rejection, "client"));
+    line("request", format!("{} {}", printable_text(rejection, "method"), printable_text(rejection, "path")));
     for name in ["route", "user", "key", "field", "detail"] {
-        line(name, printable_text(refusal, name));
+        line(name, printable_text(rejection, name));
     }
-    let rules: Vec<_> = rows(&refusal["rules"]).iter().filter_map(Value::as_str).collect();
+    let rules: Vec<_> = rows(&rejection["rules"]).iter().filter_map(Value::as_str).collect();
     line("decided by", rules.join(", "));
-    line("trace id", printable_text(refusal, "trace_id"));
+    line("trace id", printable_text(rejection, "trace_id"));
     let outcome = |step: &Value| Some(format!("{} {}", step["step"].as_str()?, step["outcome"].as_str()?));
-    let steps = rows(&refusal["trace"]).iter().filter_map(outcome);
+    let steps = rows(&rejection["trace"]).iter().filter_map(outcome);
     line("steps", steps.collect::<Vec<_>>().join(", "));
     lines.join("\n")
 }
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time after 1970, in whole seconds")]
-fn rejection_time(refusal: &Value) -> String {
-    format_time(refusal["time"].as_f64().unwrap_or_default() as u64)
+fn rejection_time(rejection: &Value) -> String {
+    format_time(rejection["time"].as_f64().unwrap_or_default() as u64)
 }
 
 #[cfg(test)]
@@ -108,14 +108,14 @@ mod tests {
 
     #[test]
     fn an_explanation_has_a_line_per_fact() {
-        let refusal = serde_json::json!({
+        let rejection = serde_json::json!({
             "request_id": "r-1", "status": 401, "reason": "api_key_missing", "advice": "No key.", "time": 0.5,
             "after_ms": 0.2, "client": "192.0.2.1", "method": "GET", "path": "/timbr/api/query/", "route": "api",
             "user": null, "key": null, "field": "x-api-key", "rules": ["routes.credentials"], "detail": null,
             "trace_id": "ab", "trace": [{"step": "route", "outcome": "passed"}, {"step": "screen", "outcome": "refused"}],
         });
         assert_eq!(
-            format_explanation(&refusal),
+            format_explanation(&rejection),
             "r-1 rejected with 401 api_key_missing\n  No key.\n  when        1970-01-01T00:00:00Z, after 0.2 ms\n  \
              client      192.0.2.1\n  request     GET /timbr/api/query/\n  route       api\n  field       x-api-key\n  \
              decided by  routes.credentials\n  trace id    ab\n  steps       route passed, screen refused"

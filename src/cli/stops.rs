@@ -39,8 +39,8 @@ pub fn commands() -> [Command; 3] {
             "End after this time, at most 30d. Without it: until it is resumed, at most 30d",
         ))
         .after_help(format!(
-            "Requests that wait for the backend get 503 when their turn comes; those that run are not affected. A \
-             persistent store (store.kind) keeps it over a restart.\n\n{SENT_TO}\n\n\
+            "Queued requests get 503 when they leave the queue; running ones are not affected. With a persistent store \
+             (store.kind), the stop survives a restart.\n\n{SENT_TO}\n\n\
              Examples:\n  timbr-gateway stop ontology sales --why \"Maintenance until 14:00.\" --for 2h\n  \
              timbr-gateway stop user alice --why \"Your queries overload the database. Call 4711.\"\n  \
              timbr-gateway stop route get_token --why \"No logins during the migration.\" --for 10m"

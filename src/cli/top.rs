@@ -15,8 +15,8 @@ pub fn command() -> Command {
         .arg(arguments::flag("json", "Print JSON"))
         .after_help(
             "The busiest users, client addresses, routes and rejection reasons of the last five minutes, of this gateway \
-             only, once their responses have ended: `queries running` lists what still runs. With many callers the counts of users and addresses are lower bounds. IPv6 addresses are counted by \
-             their /64 network.\n\n\
+             only, once their responses have ended: `queries running` lists what still runs. With many callers the \
+             counts of users and addresses are lower bounds. IPv6 addresses are counted by their /64 network.\n\n\
              Example:\n  timbr-gateway top",
         );
     admin_client::add_arguments(command)

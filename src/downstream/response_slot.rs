@@ -12,9 +12,9 @@ pub struct ResponseSlot {
     pub waker: Option<Waker>,
 }
 
-/// Aborts responses whose client has not made room for more data in `limit`, or only very slowly. At most half of those are aborted at
-/// once, those that have waited longest first: a response may wait only because the unread data of others fills the
-/// window of the connection.
+/// Aborts responses whose client has not made room for more data in `limit`, or only very slowly. At most half of those
+/// are aborted at once, those that have waited longest first: a response may wait only because the unread data of
+/// others fills the window of the connection.
 pub fn abort_blocked(slots: &mut [ResponseSlot], now: Instant, limit: Duration) {
     let mut blocked: Vec<_> = (slots.iter().enumerate())
         .filter_map(|(index, slot)| match slot.progress {

@@ -1,4 +1,4 @@
-//! `POST /timbr/api/get_token`: the only request to which the gateway itself responds.
+//! `POST /timbr/api/get_token`: exchanges a bearer for a token. Such a request is never forwarded.
 
 use crate::auth::bearer::BearerError;
 use crate::auth::failure_limiter::TooManyFailures;

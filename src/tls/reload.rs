@@ -70,7 +70,7 @@ impl TlsReloader {
         let current = self.current.borrow();
         material.keep_valid_certificates(options, &current, SystemTime::now())?;
         // SECURITY: a resumed session is not verified again. When the authorities change, no session may be resumed
-        // that a removed authority vouched for.
+        // whose client certificate a removed authority had signed.
         let has_same_authorities =
             material.authorities == current.authorities && options.client_auth == self.options.client_auth;
         let resumption = if has_same_authorities { current.resumption.clone() } else { Resumption::new()? };

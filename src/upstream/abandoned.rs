@@ -81,7 +81,8 @@ fn hand_over(mut in_flight: UpstreamInFlight, stage: Stage, response_timeout: Op
     }
 }
 
-/// Finishes all abandoned requests of a worker's client, each within the response timeout of its route, or `limit`. Ends with the last sender.
+/// Finishes all abandoned requests of a worker's client, each within the response timeout of its route, or `limit`.
+/// Ends with the last sender.
 pub async fn finish_all(mut requests: UnboundedReceiver<AbandonedRequest>, limit: Duration, max_pause: Duration) {
     let mut tasks = JoinSet::new();
     loop {

@@ -6,8 +6,9 @@
 //! requests to [`Backends`].
 //!
 //! SECURITY: the client sends only [`OutgoingRequest`] values. Two types implement the trait: the screened and
-//! authenticated request from `gateway::rewrite`, and those of the gateway itself in `auth::system_query`. So a request that skipped
-//! authentication cannot be sent by mistake. This module knows nothing about routes, identities or rejections.
+//! authenticated request from `gateway::rewrite`, and those of the gateway itself in `auth::system_query`. So a request
+//! that skipped authentication cannot be sent by mistake. This module knows nothing about routes, identities or
+//! rejections.
 
 mod abandoned;
 mod backends;

@@ -153,7 +153,8 @@ pub fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory
     if phase(admin) == "draining" {
         items.push(AttentionItem::warn(
             "The gateway is draining",
-            "A shutdown was requested: the gateway accepts no new connections, and completes requests in flight for at most `drain.timeout`.",
+            "A shutdown was requested: the gateway accepts no new connections, and completes requests in flight for at \
+             most `drain.timeout`.",
             None,
         ));
     } else if let Err(reason) = admin.health.readiness() {
@@ -180,7 +181,8 @@ pub fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory
     if history.has_high_failure_rate() {
         items.push(AttentionItem::bad(
             "More than 5 % of the requests of the last minute failed",
-            "Failed requests have a status of 500 or above, except those that an operator has stopped. The reasons under Rejections show whether the gateway or the backend failed.",
+            "Failed requests have a status of 500 or above, except those that an operator has stopped. The reasons under \
+             Rejections show whether the gateway or the backend failed.",
             Some("rejections"),
         ));
     }

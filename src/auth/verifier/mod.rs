@@ -1,4 +1,4 @@
-//! Verifies passwords when a token is requested; other requests never use it. Knows nothing about tokens.
+//! Verifies the password of a login; a request with a token never uses it. Knows nothing about tokens.
 
 mod delegate;
 mod html_form;

@@ -36,7 +36,8 @@ pub fn command() -> Command {
         .after_help(
             "doctor starts its own gateway with the same configuration on a free loopback port, and sends the \
              requests of the published clients: get_token, a JSON query, an openapi query, an asynchronous query \
-             and its polls, and one request for each other route. A running gateway is not affected. The exit code is 1 if a check fails.\n\n\
+             and its polls, and one request for each other route. A running gateway is not affected. The exit code is \
+             1 if a check fails.\n\n\
              Example:\n  timbr-gateway doctor --config gateway.yaml --user alice --password-file password",
         );
     options::add_all(command)
