@@ -28,7 +28,7 @@ pub fn wait_command() -> Command {
         arguments::value("timeout", "DURATION", "Maximum time to wait, such as 30s or 5m").default_value("60s");
     let command =
         Command::new("wait").about("Wait until a running gateway is ready").arg(state).arg(timeout).after_help(
-            "Exit code 0: it is. 1: it is not after the timeout; the message says why.\n\n\
+            "Exit code 0: ready. 1: not ready after the timeout; the message says why.\n\n\
          Example:\n  timbr-gateway serve -c gateway.yaml &\n  timbr-gateway wait --for ready --timeout 30s",
         );
     admin_client::add_arguments(command)

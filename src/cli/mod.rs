@@ -100,7 +100,7 @@ pub fn command() -> Command {
     Command::new("timbr-gateway")
         .version(env!("CARGO_PKG_VERSION"))
         .long_version(long_version())
-        .about("Authentication reverse proxy for the API of a Timbr semantic layer")
+        .about("Authenticating reverse proxy for the API of a Timbr semantic layer")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve::command())

@@ -31,7 +31,7 @@ pub fn commands() -> [Command; 3] {
     };
     let name = || arguments::required("name", "NAME", "The exact name");
     let stop = Command::new("stop")
-        .about("Stop an ontology, a user or a route: its requests get 503, at all replicas")
+        .about("Stop an ontology, a user or a route: its requests get 503, at all replicas that share the store")
         .args([kind(), name()])
         .arg(arguments::value("why", "TEXT", "The message that clients receive").required(true))
         .arg(arguments::duration(

@@ -33,7 +33,7 @@ pub fn command() -> Command {
         .arg(arguments::json())
         .after_help("Examples:\n  timbr-gateway tokens list --user alice\n  timbr-gateway tokens list --json");
     let revoke = Command::new("revoke")
-        .about("Revoke tokens immediately, at all replicas")
+        .about("Revoke tokens immediately, at all replicas that share the store")
         .arg(arguments::user("All tokens of this user"))
         .arg(value("fingerprint", "HEX", "The token with this fingerprint (see logs and `tokens list`)"))
         .arg(value("token-file", "FILE", "The token in this file").value_parser(value_parser!(PathBuf)))

@@ -36,11 +36,11 @@ pub fn command() -> Command {
         .about("Print user names and hash algorithms")
         .after_help("Example:\n  timbr-gateway users list --auth-users-file users");
     let verify = Command::new("verify").about("Check whether a password is the one of a user").arg(user()).after_help(
-        "Exit code 0: it is. 1: it is not, or there is no such user.\n\n\
+        "Exit code 0: right password. 1: wrong password, or unknown user.\n\n\
          Example:\n  timbr-gateway users verify alice --auth-users-file users",
     );
     Command::new("users")
-        .about("Edit the users file (auth.verifier=users-file)")
+        .about("Edit the users file (auth.verifier=users-file), or check a password")
         .subcommand_required(true)
         .subcommand(options::add_one(add.args(password::arguments()), USERS_FILE))
         .subcommand(options::add_one(remove, USERS_FILE))

@@ -28,7 +28,11 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 pub fn command() -> Command {
     let command = Command::new("doctor")
         .about("Check the whole path of a request with this configuration, and suggest fixes")
-        .arg(value("user", "NAME", "User to log in as; required unless auth.verifier is salt-holder"))
+        .arg(value(
+            "user",
+            "NAME",
+            "User to log in as; without it, checks that need a token are skipped unless auth.verifier is salt-holder",
+        ))
         .args(password::arguments())
         .arg(value("ontology", "NAME", "Ontology to query [default: the first one of get_ontologies]"))
         .arg(value("query", "SQL", "Query to run").default_value("SELECT 1"))
