@@ -19,6 +19,7 @@ use tracing::warn;
 
 use crate::admin::control::{ControlHandle, ReloadResult};
 use crate::admin::routes::{AdminError, Call, CallResult};
+use crate::config::options::OptionType;
 use crate::observability::log::{self, label};
 
 /// A reload may read many files, and a file system may hang forever.
@@ -95,14 +96,7 @@ fn no_log() -> AdminError {
 
 fn parse_level(body: &[u8]) -> Option<LevelFilter> {
     let LogLevelRequest { level } = serde_json::from_slice(body).ok()?;
-    match level.as_str() {
-        "error" => Some(LevelFilter::ERROR),
-        "warn" => Some(LevelFilter::WARN),
-        "info" => Some(LevelFilter::INFO),
-        "debug" => Some(LevelFilter::DEBUG),
-        "trace" => Some(LevelFilter::TRACE),
-        _ => None,
-    }
+    <LevelFilter as OptionType>::parse(&level).ok()
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ macro_rules! label_values {
             /// All variants, sorted by discriminant.
             pub const ALL: &'static [$name] = &[$($name::$variant,)*];
 
+            /// The words of all variants.
+            pub const WORDS: &'static [&'static str] = &[$($word,)*];
+
             /// The word of this variant.
             pub fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $word,)* }

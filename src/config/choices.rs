@@ -2,92 +2,94 @@
 
 use tracing::level_filters::LevelFilter;
 
+use crate::base::label_values::label_values;
 use crate::config::options::{OptionType, Shape};
+use crate::config::routes::ContentTypeRule;
 use crate::observability::log::LogFormat;
 use crate::observability::queries::QueryText;
 
 /// Implements `OptionType` for a type with one word per value.
 macro_rules! words {
-    ($type:ty { $($word:literal => $value:expr),+ $(,)? }) => {
+    ($type:ty, $words:expr, $parse:expr) => {
         impl OptionType for $type {
             type Value = $type;
-            const SHAPE: Shape = Shape::Choice(&[$($word),+]);
+            const SHAPE: Shape = Shape::Choice($words);
 
             fn parse(text: &str) -> Result<$type, String> {
-                match text {
-                    $($word => Ok($value),)+
-                    _ => Err(format!("must be one of {}, not {text:?}", [$($word),+].join(", "))),
-                }
+                $parse(text).ok_or_else(|| format!("must be one of {}, not {text:?}", $words.join(", ")))
             }
         }
+    };
+    ($type:ty) => {
+        words! { $type, <$type>::WORDS, <$type>::parse }
     };
 }
 
 /// Declares an enum of option values, with the word of each variant.
 macro_rules! choices {
-    ($($(#[$doc:meta])* $name:ident { $($word:literal => $variant:ident),+ $(,)? })+) => {$(
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[allow(missing_docs, reason = "the help of the option says what each word means")]
-        pub enum $name { $($variant),+ }
-
-        words! { $name { $($word => $name::$variant),+ } }
+    ($($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? })+) => {$(
+        label_values! {
+            $(#[$doc])*
+            #[allow(missing_docs, reason = "the help of the option says what each word means")]
+            $name { $($variant = $word,)+ }
+        }
+        words! { $name }
     )+};
 }
 
 choices! {
     /// `audit.on_failure`
-    AuditFailure { "continue" => Continue, "refuse" => Refuse }
+    AuditFailure { Continue = "continue", Refuse = "refuse" }
     /// `listen.admin_commands`
-    AdminCommands { "loopback" => Loopback, "token" => Token, "socket" => Socket }
+    AdminCommands { Loopback = "loopback", Token = "token", Socket = "socket" }
     /// `listen.admin_socket_mode`
-    AdminSocketMode { "0600" => Owner, "0660" => Group }
+    AdminSocketMode { Owner = "0600", Group = "0660" }
     /// `listen.http_socket_mode`
-    ClientSocketMode { "0600" => Owner, "0660" => Group, "0666" => Everyone }
+    ClientSocketMode { Owner = "0600", Group = "0660", Everyone = "0666" }
     /// `listen.proxy_protocol`
-    ProxyProtocol { "off" => Off, "required" => Required }
+    ProxyProtocol { Off = "off", Required = "required" }
     /// `upstream.host_header`
-    HostHeader { "backend" => Backend, "client" => Client }
+    HostHeader { Backend = "backend", Client = "client" }
     /// `trusted_proxies_header`
-    ProxyHeader { "x-forwarded-for" => XForwardedFor, "forwarded" => Forwarded }
+    ProxyHeader { XForwardedFor = "x-forwarded-for", Forwarded = "forwarded" }
     /// `tls.min_version`
-    TlsMinVersion { "1.2" => Tls12, "1.3" => Tls13 }
+    TlsMinVersion { Tls12 = "1.2", Tls13 = "1.3" }
     /// `limits.half_close`
-    HalfClose { "cancel" => Cancel, "serve" => Serve }
+    HalfClose { Cancel = "cancel", Serve = "serve" }
     /// `tls.client_auth`
-    ClientAuthMode { "off" => Off, "optional" => Optional, "required" => Required }
+    ClientAuthMode { Off = "off", Optional = "optional", Required = "required" }
     /// `upstream.credential`
     CredentialKind {
-        "forward" => Forward,
-        "impersonate" => Impersonate,
-        "platform" => Platform,
-        "delegate" => Delegate,
-        "show-token" => ShowToken,
+        Forward = "forward",
+        Impersonate = "impersonate",
+        Platform = "platform",
+        Delegate = "delegate",
+        ShowToken = "show-token",
     }
     /// `tokens.foreign`
-    ForeignKeyPolicy { "verify" => Verify, "forward" => Forward, "reject" => Reject }
+    ForeignKeyPolicy { Verify = "verify", Forward = "forward", Reject = "reject" }
     /// `tokens.show_token`
-    ShowTokenPolicy { "backend" => Backend, "deny" => Deny, "mint" => Mint }
+    ShowTokenPolicy { Backend = "backend", Deny = "deny", Mint = "mint" }
     /// `auth.verifier`
     VerifierKind {
-        "salt-holder" => SaltHolder,
-        "users-file" => UsersFile,
-        "platform" => Platform,
-        "delegate" => Delegate,
-        "ldap" => Ldap,
+        SaltHolder = "salt-holder",
+        UsersFile = "users-file",
+        Platform = "platform",
+        Delegate = "delegate",
+        Ldap = "ldap",
     }
     /// `upstream.abandoned`
-    AbandonedPolicy { "half-close" => HalfClose, "close" => Close }
+    AbandonedPolicy { HalfClose = "half-close", Close = "close" }
     /// `impersonation.own_keys`
-    OwnKeys { "backend" => Backend, "deny" => Deny }
+    OwnKeys { Backend = "backend", Deny = "deny" }
     /// `authorization.mode`
-    AuthorizationMode { "off" => Off, "shadow" => Shadow, "enforce" => Enforce }
+    AuthorizationMode { Off = "off", Shadow = "shadow", Enforce = "enforce" }
     /// `auth.jwt_unknown_issuers`
-    UnknownIssuers { "reject" => Reject, "forward" => Forward }
+    UnknownIssuers { Reject = "reject", Forward = "forward" }
     /// `store.kind`
-    StoreType { "memory" => Memory, "file" => File, "redis" => Redis }
+    StoreType { Memory = "memory", File = "file", Redis = "redis" }
     /// `store.mode`
-    StoreMode { "standalone" => Standalone, "sentinel" => Sentinel, "cluster" => Cluster }
+    StoreMode { Standalone = "standalone", Sentinel = "sentinel", Cluster = "cluster" }
 }
 
 #[allow(clippy::derivable_impls, reason = "the macro declares the variants")]
@@ -97,12 +99,9 @@ impl Default for TlsMinVersion {
     }
 }
 
-words! { LogFormat { "text" => LogFormat::Text, "json" => LogFormat::Json } }
-words! { QueryText { "none" => QueryText::None, "fingerprint" => QueryText::Fingerprint, "full" => QueryText::Full } }
-words! { LevelFilter {
-    "error" => LevelFilter::ERROR,
-    "warn" => LevelFilter::WARN,
-    "info" => LevelFilter::INFO,
-    "debug" => LevelFilter::DEBUG,
-    "trace" => LevelFilter::TRACE,
-} }
+words! { ContentTypeRule }
+words! { LogFormat }
+words! { QueryText }
+
+const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
+words! { LevelFilter, LEVELS, |text: &str| LEVELS.contains(&text).then(|| text.parse().ok()).flatten() }

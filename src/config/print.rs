@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::config::file;
 use crate::config::options::{self, OptionSpec, Shape};
 use crate::config::routes::{RouteProfile, defaults};
+use crate::config::size;
 use crate::config::sources::{Settings, ValueOrigin};
-use crate::config::{ContentTypeRule, HostHeader, size};
 use crate::http::media_type::MediaType;
 
 /// An option that has a value.
@@ -115,10 +115,7 @@ fn route_json(route: &RouteProfile) -> Value {
         "name": route.name,
         "prefixes": route.prefixes,
         "content_types": types.map_or(json!("any"), |types| json!(types)),
-        "content_type": match route.content_type {
-            ContentTypeRule::Always => "always",
-            ContentTypeRule::WithContent => "with_content",
-        },
+        "content_type": route.content_type.as_str(),
         "methods": methods(&route.methods),
         "max_body": size::format(route.max_body),
         "client_certificate": if route.client_certificate { "required" } else { "optional" },
@@ -138,10 +135,7 @@ fn route_json(route: &RouteProfile) -> Value {
         json["buffer"] = size::format(size).into();
     }
     if let Some(host) = route.host_header {
-        json["host_header"] = match host {
-            HostHeader::Backend => "backend".into(),
-            HostHeader::Client => "client".into(),
-        };
+        json["host_header"] = host.as_str().into();
     }
     if let Some(cors) = &route.cors {
         json["cors"] = json!({

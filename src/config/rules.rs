@@ -104,7 +104,7 @@ fn authorization_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Op
     let ontologies = globs(&mut entry, "ontologies");
     let statements = entry.parsed_texts("statements", |word| {
         let class = StatementClass::parse(word);
-        class.ok_or_else(|| format!("{word:?} must be read, write, admin, show or unknown"))
+        class.ok_or_else(|| format!("{word:?} must be one of {}", StatementClass::WORDS.join(", ")))
     });
     let tools = globs(&mut entry, "tools");
     let (users, groups) = (users.unwrap_or_default(), groups.unwrap_or_default());
@@ -170,7 +170,7 @@ mod tests {
             ("enforce", "[{users: a, methods: [FETCH]}]", "\"FETCH\" is not a valid method"),
             ("enforce", "[{users: a, unknown_users: 'yes'}]", "must be true or false"),
             ("enforce", "[{users: a, ontology: sales}]", "unknown key"),
-            ("enforce", "[{users: a, statements: select}]", "must be read, write, admin, show or unknown"),
+            ("enforce", "[{users: a, statements: select}]", "must be one of read, write, admin, show, unknown"),
         ] {
             let error = with(mode, rules).expect_err(rules);
             assert!(error.contains(expected), "{mode} {rules}: {error}");

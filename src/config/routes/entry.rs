@@ -46,14 +46,12 @@ pub fn apply(
     replace(&mut route.prefixes, entry.parse("prefix", one_prefix));
     replace(&mut route.prefixes, list(&mut entry, "prefixes", PREFIX_FORM, prefix));
     replace(&mut route.content_types, content_types(&mut entry));
-    let words = [("always", ContentTypeRule::Always), ("with_content", ContentTypeRule::WithContent)];
-    replace(&mut route.content_type, entry.parse("content_type", |node| word(node, &words)));
+    replace(&mut route.content_type, entry.parse("content_type", word::<ContentTypeRule>));
     replace(&mut route.methods, list(&mut entry, "methods", &one_of(METHODS.each_ref().map(Method::as_str)), method));
     replace(&mut route.max_body, entry.parse("max_body", bytes));
     route.buffer = entry.parse("buffer", bytes).or(route.buffer);
     route.response_keepalive = entry.parse("response_keepalive", keepalive).or(route.response_keepalive);
-    let words = [("required", true), ("optional", false)];
-    replace(&mut route.client_certificate, entry.parse("client_certificate", |node| word(node, &words)));
+    replace(&mut route.client_certificate, entry.parse("client_certificate", client_certificate));
     if let Some(accepts) = credentials(&mut entry) {
         route.accepts = accepts;
         route.has_explicit_credentials = true;
@@ -66,8 +64,7 @@ pub fn apply(
     route.response_timeout = entry.parse("response_timeout", duration).or(route.response_timeout);
     route.body_timeout = entry.parse("body_timeout", duration).or(route.body_timeout);
     replace(&mut route.affinity, entry.parse("affinity", affinity));
-    let words = [("backend", HostHeader::Backend), ("client", HostHeader::Client)];
-    route.host_header = entry.parse("host_header", |node| word(node, &words)).or(route.host_header);
+    route.host_header = entry.parse("host_header", word::<HostHeader>).or(route.host_header);
     let is_enabled = entry.parse("enabled", flag).unwrap_or(true);
     if !entry.finish() {
         return None;
@@ -145,12 +142,16 @@ fn credentials(entry: &mut ListEntry<'_>) -> Option<AcceptedCredentials> {
     Some(accepts)
 }
 
-fn word<T: Copy>(node: &Value, words: &[(&str, T)]) -> Result<T, String> {
-    let found = words.iter().find(|(word, _)| *word == text(node)).map(|(_, value)| *value);
-    found.ok_or_else(|| {
-        let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-        format!("must be {}", known.join(" or "))
-    })
+fn word<T: OptionType>(node: &Value) -> Result<T::Value, String> {
+    T::parse(text(node))
+}
+
+fn client_certificate(node: &Value) -> Result<bool, String> {
+    match text(node) {
+        "required" => Ok(true),
+        "optional" => Ok(false),
+        _ => Err("must be required or optional".to_owned()),
+    }
 }
 
 fn duration(node: &Value) -> Result<Duration, String> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::Method;
 use serde_json::Value;
 
+use crate::base::label_values::label_values;
 use crate::config::HostHeader;
 use crate::config::file;
 use crate::config::list_entry::{EmptyKeys, ListEntry};
@@ -65,13 +66,14 @@ pub struct RouteProfile {
     pub has_event_streams: bool,
 }
 
-/// Which requests must have a `Content-Type`. One that is present must always be accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ContentTypeRule {
-    /// All, as Timbr documents it.
-    Always,
-    /// Those with a body.
-    WithContent,
+label_values! {
+    /// Which requests must have a `Content-Type`. One that is present must always be accepted.
+    ContentTypeRule {
+        /// All, as Timbr documents it.
+        Always = "always",
+        /// Those with a body.
+        WithContent = "with_content",
+    }
 }
 
 /// What keeps requests on the same endpoint.
@@ -321,7 +323,10 @@ mod tests {
             ("- {name: x, prefix: /x, credentials: [none, basic]}", "none cannot be combined"),
             ("- {name: x, prefix: /x, credentials: [basic, bearer]}", "basic cannot be combined"),
             ("- {name: x, prefix: /x, response_timeout: 3}", "routes[0].response_timeout: must be a duration"),
-            ("- {name: x, prefix: /x, content_type: never}", "routes[0].content_type: must be always or with_content"),
+            (
+                "- {name: x, prefix: /x, content_type: never}",
+                "routes[0].content_type: must be one of always, with_content, not",
+            ),
             ("- {name: x, prefix: /x, cors: {}}", "routes[0].cors.origins: is missing"),
             ("- {name: x, prefix: /x, cors: {origins: [a.example]}}", "routes[0].cors.origins: \"a.example\" must be"),
             ("- {name: x, prefix: /x, cors: {origins: '*', credentials: true}}", "cors.credentials: cannot be true"),

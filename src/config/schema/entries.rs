@@ -3,9 +3,11 @@
 
 use std::sync::LazyLock;
 
+use crate::config::HostHeader;
 use crate::config::jwt::ALGORITHMS;
 use crate::config::options::{self, OptionSpec, Shape};
-use crate::config::routes::CREDENTIALS;
+use crate::config::routes::{CREDENTIALS, ContentTypeRule};
+use crate::http::statement::StatementClass;
 
 use EntryForm::{
     Duration, Flag, Group, MediaTypes, Name, Number, Prefix, Prefixes, Size, Text, Texts, TextsByName, Word, WordList,
@@ -94,7 +96,7 @@ pub ROUTES {
     key prefixes: Prefixes, "Several prefixes, in place of `prefix`.";
     key content_types: MediaTypes,
         "Accepted media types of `Content-Type`, without parameters, or `any`. Default of a new route: `application/json`.";
-    key content_type: Word(&["always", "with_content"]),
+    key content_type: Word(ContentTypeRule::WORDS),
         "`always`: every request must have a `Content-Type`, as Timbr documents it for `api` and `openapi`. \
          `with_content`: those with a body. Default: `with_content`, except for `api` and `openapi`.";
     key methods: WordList(METHODS),
@@ -119,7 +121,7 @@ pub ROUTES {
     key affinity: Text,
         "What keeps requests on one endpoint: `mcp-session-id`, `user`, the name of a header, `cookie:NAME`, or `none`. \
          Default: `mcp-session-id` for `mcp`, else `none`.";
-    key host_header: Word(&["backend", "client"]), "In place of `host_header` of the upstream.";
+    key host_header: Word(HostHeader::WORDS), "In place of `host_header` of the upstream.";
     key enabled: Flag, "`false` disables the profile.";
 } }
 
@@ -184,7 +186,7 @@ entries! { AUTHORIZATION_RULES {
         "Ontologies: names or patterns. Matches only if the request names the ontology: `/timbr/openapi/ontology/<name>/…`, \
          `/timbr/api/q/<name>/…`, `get_ontology`, `get_config` and `clear_cache`; `ontology_name` of \
          `/timbr/api/query/`, in a body of at most `limits.buffer`; the user part of Basic credentials.";
-    key statements: Words(&["read", "write", "admin", "show", "unknown"]),
+    key statements: Words(StatementClass::WORDS),
         "Classes of the statement in the body: see below. A request without a statement does not match. Default: all \
          requests.";
     key tools: Texts,

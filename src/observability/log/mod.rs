@@ -24,6 +24,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
+use crate::base::label_values::label_values;
+
 pub use audit::{
     AuditGuard, AuditLineLost, lost_lines as lost_audit_lines, start as start_audit, write_audit, write_audit_required,
 };
@@ -32,13 +34,14 @@ use line_writer::LineWriter;
 pub(crate) use record::label;
 pub use record::{Label, LogRecord, is_unsafe_to_print};
 
-/// Format of all log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Human-readable text.
-    Text,
-    /// One JSON object per line.
-    Json,
+label_values! {
+    /// Format of all log lines.
+    LogFormat {
+        /// Human-readable text.
+        Text = "text",
+        /// One JSON object per line.
+        Json = "json",
+    }
 }
 
 /// What [`init`] sets up.

@@ -26,15 +26,16 @@ pub use client_family::client_family;
 use statistics::QueryStatistics;
 pub use statistics::{QueryTotals, STATISTICS_PERIOD, StatisticsKey, TopList, TopRow};
 
-/// How much of the text of a statement the journal has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueryText {
-    /// Nothing.
-    None,
-    /// The text without its literals.
-    Fingerprint,
-    /// The text as it was sent.
-    Full,
+label_values! {
+    /// How much of the text of a statement the journal has.
+    QueryText {
+        /// Nothing.
+        None = "none",
+        /// The text without its literals.
+        Fingerprint = "fingerprint",
+        /// The text as it was sent.
+        Full = "full",
+    }
 }
 
 /// What is known of a statement before it is sent.
