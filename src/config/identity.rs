@@ -171,11 +171,7 @@ impl Reader<'_> {
             VerifierOptions::Platform => "set platform.user_path",
             VerifierOptions::Delegate => "use a different verifier",
         };
-        let impersonates =
-            |upstream: &UpstreamOptions| matches!(upstream.credential, CredentialMode::Impersonate { .. });
-        let what = if self.get(&UPSTREAM.credential) == Some(CredentialKind::Impersonate)
-            || upstreams.iter().any(impersonates)
-        {
+        let what = if self.impersonates(upstreams) {
             "upstream.credential=impersonate"
         } else if self.get(&IMPERSONATION.rules).is_some_and(|rules| !rules.is_empty()) {
             IMPERSONATION.rules.key
@@ -191,6 +187,12 @@ impl Reader<'_> {
         self.problem(AUTH.verifier.key, message);
     }
 
+    /// Whether a backend receives the gateway's own key, and believes which user it names.
+    fn impersonates(&mut self, upstreams: &[UpstreamOptions]) -> bool {
+        self.get(&UPSTREAM.credential) == Some(CredentialKind::Impersonate)
+            || upstreams.iter().any(|upstream| upstream.credential.is_impersonate())
+    }
+
     /// SECURITY: every client script holds the salt. With `salt-holder` each of them may name any user, and with
     /// `impersonate` the backend trusts that name: an operator has to decide this explicitly, it is not a default.
     pub(super) fn require_trust_in_salt_holders(&mut self, upstreams: &[UpstreamOptions]) {
@@ -198,9 +200,7 @@ impl Reader<'_> {
         if !salt_holder || self.get(&AUTH.trust_salt_holder) != Some(false) {
             return;
         }
-        let impersonates =
-            |upstream: &UpstreamOptions| matches!(upstream.credential, CredentialMode::Impersonate { .. });
-        if self.get(&UPSTREAM.credential) == Some(CredentialKind::Impersonate) || upstreams.iter().any(impersonates) {
+        if self.impersonates(upstreams) {
             self.problem(
                 AUTH.trust_salt_holder.key,
                 "auth.verifier=salt-holder checks no password, so with upstream.credential=impersonate every \

@@ -131,6 +131,11 @@ pub enum CredentialMode {
 }
 
 impl CredentialMode {
+    /// Whether the backend receives the gateway's key.
+    pub fn is_impersonate(&self) -> bool {
+        matches!(self, CredentialMode::Impersonate { .. })
+    }
+
     /// Whether each user has its own key at the backend.
     pub fn is_per_user(&self) -> bool {
         matches!(self, CredentialMode::Platform | CredentialMode::Delegate | CredentialMode::ShowToken)

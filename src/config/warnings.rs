@@ -3,18 +3,21 @@
 use crate::config::audit::SyslogServer;
 use crate::config::options::{AUDIT, AUTH, AUTHORIZATION, GLOBAL, IMPERSONATION, LIMIT_RULES, PLATFORM, STORE, TLS};
 use crate::config::sources::{Problem, Settings};
-use crate::config::{Config, CredentialMode, StoreKind, VerifierOptions, url};
+use crate::config::{Config, StoreKind, VerifierOptions, url};
 
 /// Warnings for `config check`, `doctor` and the log at start.
 pub fn warnings(config: &Config, settings: &Settings) -> Vec<Problem> {
-    let rules = rules_without_password_check(config, settings);
-    let groups = rules_with_unknown_groups(config);
-    weak_settings(config).chain(rules).chain(groups).chain(secrets_in_clear_text(config)).collect()
+    let settings = weak_settings(config).into_iter().chain(rules_without_effect(config, settings));
+    let problems = settings.filter(|(applies, ..)| *applies).map(|(_, key, message)| Problem::new(key, message));
+    problems.chain(secrets_in_clear_text(config)).collect()
 }
 
+/// Whether a warning applies, its option and its text.
+type Warning = (bool, &'static str, &'static str);
+
 /// Settings that are meant for trials or for trusted clients. The first two are the defaults.
-fn weak_settings(config: &Config) -> impl Iterator<Item = Problem> {
-    let all = [
+fn weak_settings(config: &Config) -> [Warning; 4] {
+    [
         (
             config.listen.https.is_some() && config.tls.certificates.is_empty(),
             TLS.cert_file.key,
@@ -38,8 +41,34 @@ fn weak_settings(config: &Config) -> impl Iterator<Item = Problem> {
             "contains all addresses, so each client chooses the address for which limits and logs count it; set the \
              addresses of your proxies",
         ),
-    ];
-    all.into_iter().filter(|(applies, ..)| *applies).map(|(_, key, message)| Problem::new(key, message))
+    ]
+}
+
+/// Rules that name users whose names anyone can use, or groups that no login has.
+///
+/// SECURITY: with `salt-holder` any holder of the salt can use any user name. This is a warning and not a problem,
+/// because rules can be intended to separate cooperating clients.
+fn rules_without_effect(config: &Config, settings: &Settings) -> [Warning; 4] {
+    const NO_GROUPS: &str =
+        "names groups, but no caller has any: set groups_claims in auth.jwt_issuers, or ldap.groups_attribute";
+    let trusted = settings.values.get(AUTH.trust_salt_holder.key).is_some_and(|word| word.text.expose() == "true");
+    let anyone = config.auth.verifier == VerifierOptions::SaltHolder && !trusted;
+    let from_ldap = matches!(&config.auth.verifier, VerifierOptions::Ldap(ldap) if ldap.groups.is_some());
+    let no_groups = !from_ldap && config.auth.jwt.issuers.iter().all(|issuer| issuer.groups_claims.is_empty());
+    let authorization = config.authorization.as_ref().map_or(&[][..], |authorization| &authorization.rules);
+    let impersonation = &config.impersonation.rules;
+    [
+        (
+            anyone && !authorization.is_empty(),
+            AUTHORIZATION.rules.key,
+            "auth.verifier=salt-holder checks no password, so every holder of the salt can use any user name, and no rule \
+             restricts it. Check passwords (auth.verifier=users-file), or accept this with \
+             auth.trust_salt_holder=true",
+        ),
+        (no_groups && config.limit_rules.iter().any(|rule| !rule.groups.is_empty()), LIMIT_RULES.rules.key, NO_GROUPS),
+        (no_groups && authorization.iter().any(|rule| !rule.groups.is_empty()), AUTHORIZATION.rules.key, NO_GROUPS),
+        (no_groups && impersonation.iter().any(|rule| !rule.groups.is_empty()), IMPERSONATION.rules.key, NO_GROUPS),
+    ]
 }
 
 /// SECURITY: who can read the network between two machines gets every secret that is sent without TLS. This is a
@@ -57,7 +86,7 @@ fn secrets_in_clear_text(config: &Config) -> Vec<Problem> {
         if sends_passwords && index == 0 {
             found.push((key, host.clone(), "the passwords of users", "https://"));
         }
-        if matches!(upstream.credential, CredentialMode::Impersonate { .. }) {
+        if upstream.credential.is_impersonate() {
             found.push((key, host, "the service key (upstream.api_key)", "https://"));
         }
     }
@@ -81,39 +110,6 @@ fn secrets_in_clear_text(config: &Config) -> Vec<Problem> {
 /// The first host that is reached without TLS and not on the loopback interface.
 fn first_in_clear<'a>(mut servers: impl Iterator<Item = (bool, &'a str)>) -> Option<String> {
     servers.find(|(tls, host)| !tls && !url::is_loopback(host)).map(|(_, host)| host.to_owned())
-}
-
-/// SECURITY: rules name users, but with `salt-holder` any holder of the salt can use any user name. This is a warning
-/// and not a problem, because rules can be intended to separate cooperating clients.
-fn rules_without_password_check(config: &Config, settings: &Settings) -> Option<Problem> {
-    let trusted = settings.values.get(AUTH.trust_salt_holder.key).is_some_and(|word| word.text.expose() == "true");
-    let salt_holder = matches!(config.auth.verifier, VerifierOptions::SaltHolder);
-    let rules = config.authorization.as_ref().is_some_and(|authorization| !authorization.rules.is_empty());
-    (rules && salt_holder && !trusted).then(|| {
-        Problem::new(
-            AUTHORIZATION.rules.key,
-            "auth.verifier=salt-holder checks no password, so every holder of the salt can use any user name, and no rule \
-             restricts it. Check passwords (auth.verifier=users-file), or accept this with \
-             auth.trust_salt_holder=true",
-        )
-    })
-}
-
-/// Rules that name groups, if no login has any.
-fn rules_with_unknown_groups(config: &Config) -> Vec<Problem> {
-    let from_ldap = matches!(&config.auth.verifier, VerifierOptions::Ldap(ldap) if ldap.groups.is_some());
-    if from_ldap || config.auth.jwt.issuers.iter().any(|issuer| !issuer.groups_claims.is_empty()) {
-        return Vec::new();
-    }
-    let authorization = config.authorization.iter().flat_map(|authorization| &authorization.rules);
-    let all = [
-        (LIMIT_RULES.rules.key, config.limit_rules.iter().any(|rule| !rule.groups.is_empty())),
-        (AUTHORIZATION.rules.key, authorization.into_iter().any(|rule| !rule.groups.is_empty())),
-        (IMPERSONATION.rules.key, config.impersonation.rules.iter().any(|rule| !rule.groups.is_empty())),
-    ];
-    let message =
-        "names groups, but no caller has any: set groups_claims in auth.jwt_issuers, or ldap.groups_attribute";
-    all.into_iter().filter(|(_, applies)| *applies).map(|(key, _)| Problem::new(key, message)).collect()
 }
 
 #[cfg(test)]
@@ -178,7 +174,8 @@ mod tests {
     fn rules_without_password_check_cause_a_warning() {
         let warned = |more: &[(&str, &str)]| {
             let (config, settings) = load_with_settings("", more).expect("valid");
-            rules_without_password_check(&config, &settings).iter().map(ToString::to_string).collect::<Vec<_>>()
+            let all = warnings(&config, &settings).into_iter();
+            all.filter(|one| one.subject == AUTHORIZATION.rules.key).map(|one| one.to_string()).collect::<Vec<_>>()
         };
         let rules = [("AUTHORIZATION_MODE", "enforce"), ("AUTHORIZATION_RULES", "[{users: '*'}]")];
         let warnings = warned(&rules);
