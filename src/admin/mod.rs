@@ -10,6 +10,7 @@ pub mod dashboard;
 pub mod health;
 mod queries;
 mod rejections;
+mod response;
 mod routes;
 mod stops;
 mod tokens;
@@ -19,9 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::Request;
-use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -41,7 +40,7 @@ use crate::observability::queries::QueryJournal;
 use crate::upstream::UpstreamStatus;
 
 use access::AdminPeer;
-use dashboard::{Dashboard, EventStream};
+use dashboard::Dashboard;
 use health::ProcessHealth;
 
 /// Maximum time until the next request of a connection. Probes are seconds apart.
@@ -70,9 +69,6 @@ pub struct AdminContext {
     /// The state behind the dashboard.
     pub dashboard: Dashboard,
 }
-
-/// The body of a response of the admin listener.
-pub type AdminBody = Either<Full<Bytes>, EventStream>;
 
 /// Serves connections until the task is dropped. Runs on a `LocalSet`.
 pub async fn serve(listener: TcpListener, admin: Rc<AdminContext>) {

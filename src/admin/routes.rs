@@ -7,19 +7,19 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ACCEPT, ALLOW};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Either, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::admin::access::AdminPeer;
-use crate::admin::dashboard::static_response;
 use crate::admin::health::{Probe, ProbeResult};
+use crate::admin::response::{AdminBody, json_response, response, static_response, text_response};
 use crate::admin::{
-    AdminBody, AdminContext, access, commands, dashboard, queries, rejections, stops, tokens, update_upstream_metrics,
+    AdminContext, access, commands, dashboard, queries, rejections, stops, tokens, update_upstream_metrics,
 };
 use crate::base::percent::decode_query_value;
 use crate::config::AdminCommands;
@@ -343,29 +343,12 @@ fn method_not_allowed(route: &AdminRoute, methods: &str) -> Response<AdminBody> 
     response
 }
 
-fn text_response(status: StatusCode, line: &str) -> Response<AdminBody> {
-    response(status, "text/plain; charset=utf-8", format!("{line}\n"))
-}
-
-fn json_response(status: StatusCode, document: &Value) -> Response<AdminBody> {
-    response(status, "application/json", format!("{document}\n"))
-}
-
 fn json_error(error: &AdminError) -> Response<AdminBody> {
     let mut document = json!({ "status": "error", "data": error.message });
     if let Some(problems) = &error.problems {
         document["problems"] = problems.clone();
     }
     json_response(error.status, &document)
-}
-
-fn response(status: StatusCode, media_type: &'static str, body: String) -> Response<AdminBody> {
-    let mut response = Response::new(Either::Left(Full::new(Bytes::from(body))));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
 
 #[cfg(test)]

@@ -21,15 +21,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
-use http_body_util::{Either, Full};
+use http::{Response, StatusCode};
+use http_body_util::Either;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::admin::AdminContext;
 use crate::admin::control::ReloadResult;
-use crate::admin::{AdminBody, AdminContext};
+use crate::admin::response::{AdminBody, response, response_with_body, text_response};
 use crate::base::current::Current;
 use crate::base::shutdown_phase::ShutdownPhase;
 use crate::observability::metrics::{Metrics, MetricsTotals};
@@ -48,12 +47,6 @@ const MAX_EVENT_STREAMS: usize = 16;
 
 /// Maximum time without an event.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
-
-/// SECURITY: the page can load only what this gateway serves, cannot be framed, and its script cannot create markup
-/// from text.
-const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-                           base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
-                           require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// The result of the last reload of the configuration.
 #[derive(Clone, Debug)]
@@ -156,7 +149,7 @@ fn publish(admin: &AdminContext) {
 /// All sections as one JSON document.
 pub fn overview(admin: &AdminContext) -> Response<AdminBody> {
     let document = overview::document(&overview::sections(admin));
-    response_with_headers("application/json", Either::Left(Full::from(document)))
+    response(StatusCode::OK, "application/json", document)
 }
 
 /// Who and what has the most requests of the last minutes.
@@ -169,40 +162,13 @@ pub fn open_event_stream(admin: &AdminContext) -> Response<AdminBody> {
     let sections = admin.dashboard.sections.borrow();
     let Some(sections) = &*sections else {
         // With 204 the browser does not reconnect.
-        let mut response = static_response("text/plain", "");
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        return response;
+        return response(StatusCode::NO_CONTENT, "text/plain", "");
     };
     let Ok(permit) = Arc::clone(&admin.dashboard.event_stream_permits).try_acquire_owned() else {
-        let mut response = static_response("text/plain", "too many open event streams; close a dashboard\n");
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        return response;
+        return text_response(StatusCode::SERVICE_UNAVAILABLE, "too many open event streams; close a dashboard");
     };
     let receiver = sections.subscribe();
     sections.send_replace(overview::sections(admin));
     let events = EventStream::new(receiver, permit, HEARTBEAT_INTERVAL);
-    response_with_headers("text/event-stream", Either::Right(events))
-}
-
-/// A file of the page.
-pub fn static_response(media_type: &'static str, text: &'static str) -> Response<AdminBody> {
-    response_with_headers(media_type, Either::Left(Full::new(Bytes::from_static(text.as_bytes()))))
-}
-
-fn response_with_headers(media_type: &'static str, body: AdminBody) -> Response<AdminBody> {
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (CONTENT_TYPE, media_type),
-        // The script of a different version would not understand the events of this version.
-        (CACHE_CONTROL, "no-store"),
-        (CONTENT_SECURITY_POLICY, PAGE_POLICY),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (REFERRER_POLICY, "no-referrer"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    response
+    response_with_body(StatusCode::OK, "text/event-stream", Either::Right(events))
 }
