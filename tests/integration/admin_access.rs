@@ -4,14 +4,12 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
-use crate::support::bearer::SALT;
 use crate::support::client::{Client, JSON};
 use crate::support::gateway::Gateway;
-use crate::support::program::Program;
+use crate::support::program::{Program, run_with_options};
 use crate::support::upstream::Upstream;
-use crate::support::wait_until;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const LOCAL: (&str, &str) = ("Host", "localhost");
@@ -37,13 +35,6 @@ fn ask_socket(path: &Path, line: &str, body: &str) -> u16 {
     let mut response = String::new();
     stream.read_to_string(&mut response).expect("a response");
     response.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
-}
-
-fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"));
-    command.args(arguments).env_clear().env("API_AUTH_SALT", SALT);
-    command.envs(variables.iter().map(|(name, value)| (format!("TIMBR_GATEWAY_{name}"), value)));
-    command.output().expect("started")
 }
 
 fn errors(output: &Output) -> String {
@@ -96,7 +87,7 @@ fn the_socket_admits_its_users_and_is_removed() {
         assert_eq!(ask_socket(&socket, line, body), expected, "{line}");
     }
     assert_eq!(ask_socket(&socket, "GET /metrics", ""), 200);
-    let second = run(
+    let second = run_with_options(
         &["serve", "--listen-https", "off", "--listen-http", "127.0.0.1:0"],
         &[("UPSTREAM_URL", "http://127.0.0.1:1"), ("LISTEN_ADMIN", "off"), ("LISTEN_ADMIN_SOCKET", path)],
     );
@@ -113,7 +104,7 @@ fn a_gateway_does_not_start_with_a_socket_that_others_could_replace() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).expect("set");
     let socket = folder.path().join("socket");
-    let serve = run(
+    let serve = run_with_options(
         &["serve", "--listen-https", "off", "--listen-http", "127.0.0.1:0"],
         &[
             ("UPSTREAM_URL", "http://127.0.0.1:1"),
@@ -147,14 +138,14 @@ fn the_command_line_finds_the_socket_or_the_token() {
         let gateway = Gateway::start_with_file(upstream.address(), &serve, &[]);
         gateway.token_of("alice", "secret");
         let config = file("gateway.yaml", &format!("listen: {{admin: '{}', {mode}}}\n", gateway.admin()));
-        let run = |arguments: &[&str]| run(arguments, &[("CONFIG", &config)]);
+        let run = |arguments: &[&str]| run_with_options(arguments, &[("CONFIG", &config)]);
         let list = run(&["tokens", "list"]);
         assert!(String::from_utf8_lossy(&list.stdout).contains("alice"), "{mode}: {list:?}");
         for arguments in [&["healthcheck"][..], &["tokens", "revoke", "--user", "alice"], &["salt", "status"]] {
             let output = run(arguments);
             assert!(output.status.success(), "{mode} {arguments:?}: {output:?}");
         }
-        let bare = super::admin_access::run(&["tokens", "list", "--listen-admin", &gateway.admin().to_string()], &[]);
+        let bare = run_with_options(&["tokens", "list", "--listen-admin", &gateway.admin().to_string()], &[]);
         assert_eq!(bare.status.code(), Some(1), "without socket and token");
         assert!(errors(&bare).contains("returned 403"), "{bare:?}");
         assert!(run(&["drain"]).status.success(), "{mode}");
@@ -168,16 +159,12 @@ fn the_audit_log_names_the_operator() {
     let socket = folder.path().join("socket");
     let path = socket.to_str().expect("text");
     let options = [("LISTEN_ADMIN_COMMANDS", "socket"), ("LISTEN_ADMIN_SOCKET", path), ("LISTEN_ADMIN", "127.0.0.1:0")];
-    let (program, lines) = Program::start_logged(Upstream::start().address(), &options, "exec \"$0\" serve");
+    let (program, lines) = Program::start_logged(Upstream::start().address(), &options);
     assert_eq!(ask_socket(&socket, "PUT /log-level", "{\"level\":\"warn\"}"), 200);
     let admin = program.admin.expect("it is on");
     assert_eq!(Client::connect(admin).send("POST /drain", &[LOCAL, JSON], b"{}").status, 403);
-    let find = |what: &str| {
-        let lines = lines.lock().expect("no panic");
-        lines.iter().find(|line| line["target"] == "audit" && line["what"] == what).cloned()
-    };
-    wait_until("both commands are in the audit log", || find("log-level").is_some() && find("drain").is_some());
-    let (done, denied) = (find("log-level").expect("seen"), find("drain").expect("seen"));
+    let audited = |what: &str| lines.expect(what, |line| line["target"] == "audit" && line["what"] == what);
+    let (done, denied) = (audited("log-level"), audited("drain"));
     assert_eq!((&done["decision"], &done["via"]), (&"done".into(), &"socket".into()));
     assert_eq!(done["operator_uid"], rustix::process::geteuid().as_raw());
     assert_eq!(done["operator_pid"], std::process::id());
@@ -200,7 +187,8 @@ fn metrics_are_not_readable_by_dns_rebinding() {
 #[test]
 fn config_check_says_what_a_neighbour_could_do() {
     let shown = |more: &[(&str, &str)]| {
-        let output = run(&["config", "check"], &[&[("UPSTREAM_URL", "http://127.0.0.1:1")], more].concat());
+        let output =
+            run_with_options(&["config", "check"], &[&[("UPSTREAM_URL", "http://127.0.0.1:1")], more].concat());
         assert!(output.status.success(), "{output:?}");
         errors(&output)
     };

@@ -42,8 +42,7 @@ fn requests_that_no_rule_allows_are_rejected_and_not_forwarded() {
 fn in_shadow_mode_a_denied_request_is_forwarded_and_counted() {
     let upstream = Upstream::start();
     let options = [("AUTHORIZATION_MODE", "shadow"), ("AUTHORIZATION_RULES", RULES)];
-    let gateway = Gateway::start(upstream.address(), &options);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &options);
     for line in ["POST /timbr/openapi/ontology/hr/query", "POST /timbr/openapi/ontology/sales/query"] {
         assert_eq!(send(&gateway, line, &token).status, 200);
     }
@@ -133,8 +132,7 @@ fn rules_allow_classes_of_statements() {
     let upstream = Upstream::start();
     let rules = "[{users: alice, ontologies: sales, statements: [read, show]}, {users: '*', methods: GET}]";
     let options = [("AUTHORIZATION_MODE", "enforce"), ("AUTHORIZATION_RULES", rules), ("LIMITS_BUFFER", "4KiB")];
-    let gateway = Gateway::start(upstream.address(), &options);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &options);
     let long = format!("SELECT '{}'", "x".repeat(300 * 1024));
     for (body, allowed) in [
         ("SELECT name FROM customer", true),
@@ -230,8 +228,7 @@ fn in_shadow_mode_statements_that_no_rule_allows_are_forwarded_whole() {
     let upstream = Upstream::start();
     let rules = "[{users: alice, statements: read}]";
     let options = [("AUTHORIZATION_MODE", "shadow"), ("AUTHORIZATION_RULES", rules)];
-    let gateway = Gateway::start(upstream.address(), &options);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &options);
     let long = format!("SELECT '{}'", "x".repeat(200 * 1024));
     for body in ["SELECT 1", "DROP TABLE t", &long] {
         assert_eq!(send_body(&gateway, QUERY, "application/text", &token, body).status, 200);
@@ -250,8 +247,7 @@ fn a_rule_limits_the_tools_of_mcp() {
         ("LIMITS_BUFFER", "4KiB"),
         ("WORKERS", "1"),
     ];
-    let gateway = Gateway::start(upstream.address(), &options);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &options);
     let post = |body: &str| {
         gateway.client().send("POST /timbr/api/mcp/", &[JSON, ("x-api-key", token.as_str())], body.as_bytes())
     };
@@ -273,8 +269,7 @@ fn a_rule_limits_the_tools_of_mcp() {
         "{}".to_owned(),
         large,
     ] {
-        let response = post(&body);
-        assert_eq!((response.status, response.reason().as_str()), (403, "not_authorized"), "{body}");
+        assert_eq!(post(&body).rejection(), (403, "not_authorized".into()), "{body}");
     }
     assert_eq!(send(&gateway, "GET /timbr/api/x", &token).status, 403, "the rule is for MCP");
     assert_eq!(upstream.log().len(), arrived, "nothing else arrives");

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::bearer::SALT;
 use crate::support::client::{Client, JSON, Response};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
@@ -60,9 +60,7 @@ fn a_request_for_a_different_host_is_rejected() {
 
 #[test]
 fn the_overview_shows_the_state_without_secrets() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     gateway.query(&token);
     gateway.client().send("GET /timbr/api/x?sql=planted", &[JSON], b"");
     wait_until("the history contains both", || {

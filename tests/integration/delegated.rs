@@ -40,8 +40,7 @@ fn service(given: &Arc<AtomicUsize>) -> Upstream {
 #[test]
 fn the_services_token_is_sent_to_the_backend() {
     let upstream = service(&Arc::default());
-    let gateway = Gateway::start(upstream.address(), &DELEGATE);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &DELEGATE);
     assert!(!token.contains("backend"));
     for _ in 0..3 {
         assert_eq!(gateway.query(&token).status, 200);
@@ -53,8 +52,7 @@ fn the_services_token_is_sent_to_the_backend() {
         assert!(!format!("{seen:?}").contains(&token));
     }
     for (user, password) in [("alice", "wrong"), ("eve", "secret")] {
-        let refused = gateway.login(user, password);
-        assert_eq!((refused.status, refused.reason().as_str()), (401, "credentials_wrong"));
+        assert_eq!(gateway.login(user, password).rejection(), (401, "credentials_wrong".into()));
     }
     assert_eq!(gateway.token(), token, "the same login gets the same token");
     assert_eq!(gateway.query(&token).status, 200);
@@ -71,8 +69,7 @@ fn an_ambiguous_response_is_not_accepted() {
     ] {
         let upstream = Upstream::with_behaviour(move |_, stream| respond(stream, 200, body));
         let gateway = Gateway::start(upstream.address(), &DELEGATE);
-        let refused = gateway.login("alice", "secret");
-        assert_eq!((refused.status, refused.reason().as_str()), (503, "verifier_unavailable"), "{body}");
+        assert_eq!(gateway.login("alice", "secret").rejection(), (503, "verifier_unavailable".into()), "{body}");
     }
 }
 
@@ -80,8 +77,7 @@ fn an_ambiguous_response_is_not_accepted() {
 fn a_token_is_revoked_when_the_service_rejects_its_own() {
     let given = Arc::<AtomicUsize>::default();
     let upstream = service(&given);
-    let gateway = Gateway::start(upstream.address(), &DELEGATE);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &DELEGATE);
     assert_eq!(gateway.query(&token).status, 200);
     given.fetch_add(1, Ordering::SeqCst);
     for _ in 0..2 {
@@ -105,8 +101,7 @@ fn a_rejected_request_does_not_revoke_the_token() {
             line if line.contains("get_ontologies") => respond(stream, check, "{}"),
             _ => respond(stream, 200, "{}"),
         });
-        let gateway = Gateway::start(upstream.address(), &DELEGATE);
-        let token = gateway.token();
+        let (gateway, token) = Gateway::with_token(upstream.address(), &DELEGATE);
         for _ in 0..3 {
             let rejected = gateway.client().send("GET /timbr/api/forbidden", &[JSON, ("x-api-key", &token)], b"");
             assert_eq!((rejected.status, rejected.json()["data"].as_str()), (401, Some("not for you")), "{check}");
@@ -123,8 +118,7 @@ fn a_rejected_request_does_not_revoke_the_token() {
 #[test]
 fn the_service_as_verifier_only() {
     let upstream = service(&Arc::default());
-    let gateway = Gateway::start(upstream.address(), &DELEGATE[..1]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &DELEGATE[..1]);
     let _ = gateway.query(&token);
     let seen = upstream.log().pop().expect("it arrived");
     assert_eq!((seen.header("x-api-key"), seen.header("x-forwarded-user")), (token.as_str(), "alice"));
@@ -181,23 +175,16 @@ fn a_login_fails_over_to_a_reachable_backend() {
 /// The default mode in front of a service that accepts only its own tokens: the log says which mode fits.
 #[test]
 fn a_backend_that_rejects_the_gateways_tokens_is_recognized() {
-    const START: &str = "exec \"$0\" serve";
     let accepting = Upstream::start();
     for (upstream, expected) in [(service(&Arc::default()), 1), (accepting, 0)] {
-        let (program, lines) = Program::start_logged(upstream.address(), &[], START);
+        let (program, lines) = Program::start_logged(upstream.address(), &[]);
         let token = program.token();
         let mut client = Client::connect(program.http);
         for _ in 0..6 {
             client.query(&token);
         }
-        let warnings = || {
-            let lines = lines.lock().expect("no panic");
-            let messages =
-                lines.iter().filter_map(|line| line["message"].as_str().or(line["fields"]["message"].as_str()));
-            messages.filter(|message| message.starts_with("the backend rejects the tokens")).count()
-        };
-        let access = || lines.lock().expect("no panic").iter().filter(|line| line["route"] == "api").count();
-        wait_until("all lines are written", || access() == 6);
-        assert_eq!(warnings(), expected);
+        wait_until("all lines are written", || lines.matching(|line| line["route"] == "api").len() == 6);
+        let warnings = lines.matching(|line| line["message"].to_string().contains("the backend rejects the tokens"));
+        assert_eq!(warnings.len(), expected);
     }
 }

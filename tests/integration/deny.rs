@@ -104,7 +104,7 @@ fn a_denied_user_is_rejected_with_every_credential() {
     }
     let as_alice = [JSON, of_bob[0], ("x-api-impersonate-user", "alice")];
     let refused = gateway.client().send("GET /timbr/api/x", &as_alice, b"");
-    assert_eq!((refused.status, refused.reason().as_str()), (403, "credential_denied"), "nor may others act as alice");
+    assert_eq!(refused.rejection(), (403, "credential_denied".into()), "nor may others act as alice");
     let rejections = gateway.get("/refusals?reason=credential_denied");
     let rejection = &rejections["refusals"][1];
     assert_eq!(rejection["user"], "alice");
@@ -225,8 +225,7 @@ fn event_backend() -> (Upstream, Arc<AtomicU64>) {
 }
 
 fn open_stream(gateway: &Gateway, headers: &[(&str, &str)]) -> Client {
-    let mut client = gateway.client();
-    client.write_request("GET /timbr/api/mcp", headers, b"");
+    let mut client = gateway.begin("GET /timbr/api/mcp", headers, b"");
     assert_eq!(client.read_head().expect("it begins").status, 200);
     client
 }

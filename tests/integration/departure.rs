@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 use crate::support::client::JSON;
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::h2_client::tls_stream;
 use crate::support::upstream::{Upstream, respond};
 use crate::support::wait_until;
@@ -34,10 +34,8 @@ fn a_queued_request_leaves_the_queue_with_its_client() {
         }
         respond(stream, 200, "{}")
     });
-    let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_REQUESTS", "1")]);
-    let token = gateway.token();
-    let mut busy = gateway.client();
-    busy.write_request("POST /timbr/api/slow", &[JSON, ("x-api-key", &token)], b"{}");
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("UPSTREAM_REQUESTS", "1")]);
+    let mut busy = gateway.begin("POST /timbr/api/slow", &[JSON, ("x-api-key", &token)], b"{}");
     wait_until("the request has arrived", || upstream.log().len() == 1);
     // Without a body, with one that is read ahead, and with one that is not.
     for size in [0, 1_000, 40_000, 100_000] {
@@ -76,8 +74,7 @@ fn block(stream: &mut impl Write, socket: &TcpStream) {
 /// Its FIN cannot arrive, as the receive window is full.
 #[test]
 fn a_client_that_disconnects_during_a_blocked_upload_is_detected() {
-    let gateway = Gateway::start(deaf_backend(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(deaf_backend(), &[]);
     let connections = || gateway.metric("timbr_gateway_client_connections");
     wait_until("no connection is open", || connections() == 0.0);
     let mut plain = TcpStream::connect(gateway.http()).expect("connected");
@@ -112,8 +109,7 @@ fn a_client_that_waits_during_a_blocked_upload_gets_its_response() {
         respond(&mut stream, 200, "{}");
         thread::sleep(Duration::from_secs(5));
     });
-    let gateway = Gateway::start(address, &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(address, &[]);
     let mut client = gateway.client();
     let mut sending = client.try_clone();
     let sender = thread::spawn(move || {
@@ -130,8 +126,7 @@ fn a_half_closed_client_is_cancelled_or_served_as_configured() {
             thread::sleep(Duration::from_millis(300));
             respond(stream, 200, "{}")
         });
-        let gateway = Gateway::start(upstream.address(), &[("LIMITS_HALF_CLOSE", option)]);
-        let token = gateway.token();
+        let (gateway, token) = Gateway::with_token(upstream.address(), &[("LIMITS_HALF_CLOSE", option)]);
         for size in [0, 100_000] {
             let mut client = gateway.client();
             client.write([head(&token, size).as_bytes(), &vec![b'x'; size]].concat().as_slice());
@@ -171,8 +166,7 @@ fn a_client_may_send_its_whole_request_before_it_reads() {
         response.join().expect("no panic").expect("sent");
         thread::sleep(Duration::from_secs(5));
     });
-    let gateway = Gateway::start(address, &[("TIMEOUTS_WRITE", "2s")]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(address, &[("TIMEOUTS_WRITE", "2s")]);
     let mut client = gateway.client();
     let mut sending = client.try_clone();
     sending.set_write_timeout(Some(Duration::from_secs(10))).expect("set");
@@ -185,9 +179,7 @@ fn a_client_may_send_its_whole_request_before_it_reads() {
 /// Old clients send an empty line after a POST (RFC 9112 section 2.2).
 #[test]
 fn an_empty_line_after_a_body_does_not_begin_a_request() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[("TIMEOUTS_HEADER", "300ms")]);
-    let token = gateway.token();
+    let (_, gateway, token) = setup(&[("TIMEOUTS_HEADER", "300ms")]);
     let request = [head(&token, 2).as_bytes(), b"{}"].concat();
     let mut client = gateway.client();
     for _ in 0..2 {

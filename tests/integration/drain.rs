@@ -10,7 +10,7 @@ use timbr_gateway::app::RunOutcome;
 
 use crate::support::client::{Client, JSON};
 use crate::support::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, PING, SETTINGS, WINDOW_UPDATE, frame, good_head};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::h2_client::{H2Client, tls_stream};
 use crate::support::program::Program;
 use crate::support::upstream::{AfterRequest, Upstream, respond, write};
@@ -23,15 +23,11 @@ fn slow_upstream(millis: u64) -> Upstream {
     })
 }
 
-fn readiness(gateway: &Gateway) -> u16 {
-    Client::connect(gateway.admin()).send("GET /readyz", &[], b"").status
-}
-
 #[test]
 fn health_is_served_only_on_the_admin_listener() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let ask = |address, line: &str| Client::connect(address).send(line, &[], b"").status;
-    wait_until("the gateway is ready", || readiness(&gateway) == 200);
+    wait_until("the gateway is ready", || gateway.readiness() == 200);
     assert_eq!(ask(gateway.admin(), "GET /livez"), 200);
     assert_eq!(ask(gateway.admin(), "GET /elsewhere"), 404);
     assert_eq!(ask(gateway.admin(), "POST /livez"), 405);
@@ -41,8 +37,7 @@ fn health_is_served_only_on_the_admin_listener() {
 #[test]
 fn requests_in_flight_complete() {
     let upstream = slow_upstream(500);
-    let gateway = Gateway::start(upstream.address(), &[("WORKERS", "2")]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("WORKERS", "2")]);
     let mut clients: Vec<_> = (0..10).map(|_| gateway.client()).collect();
     for client in &mut clients {
         client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
@@ -59,9 +54,7 @@ fn requests_in_flight_complete() {
 
 #[test]
 fn idle_connections_are_closed_and_new_ones_are_refused() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (_, gateway, token) = setup(&[]);
     let mut client = gateway.client();
     assert_eq!(client.query(&token).status, 200);
     let address = gateway.http();
@@ -73,9 +66,7 @@ fn idle_connections_are_closed_and_new_ones_are_refused() {
 
 #[test]
 fn a_connection_accepted_just_before_the_drain_is_served() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (_, gateway, token) = setup(&[]);
     let mut client = gateway.client();
     gateway.begin_shutdown();
     let got = client.query(&token);
@@ -87,8 +78,7 @@ fn a_connection_accepted_just_before_the_drain_is_served() {
 #[test]
 fn requests_in_flight_complete_over_http2() {
     let upstream = slow_upstream(300);
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| client.send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}").status);
@@ -112,8 +102,7 @@ fn the_end_of_an_http2_response_is_not_lost() {
         wait.lock().expect("no panic").recv().expect("the test continues");
         write(stream, &vec![b'x'; BODY - 1000])
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     let mut client = tls_stream(gateway.https(), gateway.certificate_pem(), &["h2"]);
     SockRef::from(&client.sock).set_recv_buffer_size(16 * 1024).expect("set");
     // INITIAL_WINDOW_SIZE, and the same for the connection: only the socket limits the response.
@@ -183,12 +172,10 @@ fn a_connection_without_a_handshake_does_not_delay_the_shutdown() {
 
 #[test]
 fn requests_are_served_during_the_drain_delay() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[("DRAIN_DELAY", "600ms")]);
-    let token = gateway.token();
-    wait_until("the gateway is ready", || readiness(&gateway) == 200);
+    let (_, gateway, token) = setup(&[("DRAIN_DELAY", "600ms")]);
+    wait_until("the gateway is ready", || gateway.readiness() == 200);
     gateway.begin_shutdown();
-    wait_until("the gateway is not ready any more", || readiness(&gateway) == 503);
+    wait_until("the gateway is not ready any more", || gateway.readiness() == 503);
     assert_eq!(gateway.query(&token).status, 200);
     assert_eq!(gateway.wait(), RunOutcome::Drained { cut: 0 });
 }
@@ -196,10 +183,8 @@ fn requests_are_served_during_the_drain_delay() {
 #[test]
 fn requests_are_cut_after_the_drain_timeout() {
     let upstream = slow_upstream(5000);
-    let gateway = Gateway::start(upstream.address(), &[("DRAIN_TIMEOUT", "300ms")]);
-    let token = gateway.token();
-    let mut client = gateway.client();
-    client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("DRAIN_TIMEOUT", "300ms")]);
+    let mut client = gateway.begin("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
     wait_until("the request has arrived", || upstream.log().len() == 1);
     gateway.begin_shutdown();
     assert!(client.is_closed());
@@ -214,8 +199,7 @@ fn a_response_of_unknown_length_that_is_cut_ends_with_a_reset() {
         thread::sleep(Duration::from_secs(5));
         AfterRequest::Close
     });
-    let gateway = Gateway::start(upstream.address(), &[("DRAIN_TIMEOUT", "300ms")]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("DRAIN_TIMEOUT", "300ms")]);
     let mut client = gateway.client();
     client.write(
         format!("GET /timbr/api/x HTTP/1.0\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\r\n")
@@ -230,10 +214,8 @@ fn a_response_of_unknown_length_that_is_cut_ends_with_a_reset() {
 #[test]
 fn a_second_signal_ends_the_process_immediately() {
     let upstream = slow_upstream(5000);
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
-    let mut client = gateway.client();
-    client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
+    let _client = gateway.begin("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
     wait_until("the request has arrived", || upstream.log().len() == 1);
     gateway.begin_shutdown();
     gateway.begin_shutdown();
@@ -243,9 +225,7 @@ fn a_second_signal_ends_the_process_immediately() {
 /// More connections than the runtime accepts without a pause.
 #[test]
 fn the_accept_queue_is_emptied_before_the_listener_closes() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (_, gateway, token) = setup(&[]);
     let mut clients: Vec<_> = (0..400).map(|_| gateway.client()).collect();
     gateway.begin_shutdown();
     for client in &mut clients {
@@ -257,8 +237,7 @@ fn the_accept_queue_is_emptied_before_the_listener_closes() {
 #[test]
 fn the_drain_is_announced_during_the_delay() {
     let upstream = slow_upstream(300);
-    let gateway = Gateway::start(upstream.address(), &[("DRAIN_DELAY", "8s")]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("DRAIN_DELAY", "8s")]);
     let headers = [JSON, ("x-api-key", &*token)];
     let (mut used, mut busy, mut idle) = (gateway.client(), gateway.client(), gateway.client());
     for client in [&mut used, &mut idle] {
@@ -270,7 +249,7 @@ fn the_drain_is_announced_during_the_delay() {
     wait_until("all requests have arrived", || upstream.log().len() == 4);
     let start = std::time::Instant::now();
     gateway.begin_shutdown();
-    wait_until("the gateway is not ready any more", || readiness(&gateway) == 503);
+    wait_until("the gateway is not ready any more", || gateway.readiness() == 503);
     assert_eq!(busy.read_response().header("connection"), "close", "a request in flight");
     assert_eq!(h2.send("GET /timbr/api/x", &headers, b"").status, 200);
     assert!(h2.try_send("GET /timbr/api/x", &headers, b"").is_err(), "GOAWAY came with the response");
@@ -293,13 +272,12 @@ fn aborted_requests_have_their_own_reason() {
         respond(stream, 200, "{}")
     });
     let options = [("DRAIN_TIMEOUT", "300ms"), ("LISTEN_ADMIN", "off")];
-    let (mut program, lines) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
+    let (mut program, lines) = Program::start_logged(upstream.address(), &options);
     let token = program.token();
     let headers = [JSON, ("x-api-key", &*token)];
     let reasons = |path: &str| -> Vec<String> {
-        let lines = lines.lock().expect("no panic");
-        let of_path = lines.iter().filter(|line| line["target"] == "access" && line["path"] == path);
-        of_path.map(|line| line["reason"].as_str().expect("text").to_owned()).collect()
+        let of_path = lines.matching(|line| line["target"] == "access" && line["path"] == path);
+        of_path.iter().map(|line| line["reason"].as_str().expect("text").to_owned()).collect()
     };
     let mut left = Client::connect(program.http);
     left.write_request("POST /timbr/api/left", &headers, b"{}");

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::support::client::{Client, JSON};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::upstream::Upstream;
 
 /// Runs the program against a gateway; returns exit code and output.
@@ -15,8 +15,7 @@ fn said(gateway: &Gateway, arguments: &[&str]) -> (i32, String) {
 
 #[test]
 fn a_rejection_is_explained_by_its_id() {
-    let gateway = Gateway::start(Upstream::start().address(), &[("WORKERS", "2")]);
-    let token = gateway.token();
+    let (_, gateway, token) = setup(&[("WORKERS", "2")]);
     let trace = ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
     let key = ("x-api-key", token.as_str());
     let refused = gateway.client().send(
@@ -91,8 +90,7 @@ fn parse_errors_and_upstream_failures_are_explained() {
 
 #[test]
 fn explanations_contain_no_secrets() {
-    let gateway = Gateway::start(Upstream::start().address(), &[("TOKENS_FOREIGN", "reject")]);
-    let token = gateway.token();
+    let (_, gateway, token) = setup(&[("TOKENS_FOREIGN", "reject")]);
     let key = ("x-api-key", token.as_str());
     let planted = "planted7Secret";
     let in_query = format!("GET /timbr/api/x?sql={planted}");

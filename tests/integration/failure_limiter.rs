@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::bearer::{SALT, bearer, bearer_with};
 use crate::support::client::{JSON, Response};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::upstream::{AfterRequest, Recorded, Upstream, respond};
 
 const OTHER_SALT: &str = "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=";
@@ -34,9 +34,7 @@ fn users(folder: &tempfile::TempDir, cost: u32) -> String {
 
 #[test]
 fn wrong_bearers_and_keys_share_a_limit_that_valid_credentials_pass() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[FEW, ("TOKENS_FOREIGN", "reject")]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[FEW, ("TOKENS_FOREIGN", "reject")]);
     let forged = bearer_with(OTHER_SALT, "alice", "secret");
     for response in [ask(&gateway, "nonsense"), ask(&gateway, &forged), ask(&gateway, &forged)] {
         assert_eq!((response.status, response.reason().as_str()), (401, "bearer_invalid"));
@@ -310,8 +308,7 @@ fn requests_without_an_identity_cannot_use_all_permits() {
         }
         respond(stream, if request.line.contains("get_ontologies") { 401 } else { 200 }, "{}")
     });
-    let gateway = Gateway::start(upstream.address(), &[("LIMITS_REQUESTS", "6")]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("LIMITS_REQUESTS", "6")]);
     std::thread::scope(|scope| {
         let slow: Vec<_> = (0..3)
             .map(|number| {

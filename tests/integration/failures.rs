@@ -107,8 +107,7 @@ fn invalid_responses_affect_only_their_own_request() {
     ];
     for case in cases {
         let backend = Recorder::start(Reply::Bytes(Arc::new(case.to_vec())));
-        let gateway = Gateway::start(backend.address(), &[("TOKENS_FOREIGN", "reject")]);
-        let token = gateway.token();
+        let (gateway, token) = Gateway::with_token(backend.address(), &[("TOKENS_FOREIGN", "reject")]);
         let mut client = gateway.client();
         for _ in 0..2 {
             let response = client.send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
@@ -122,8 +121,7 @@ fn invalid_responses_affect_only_their_own_request() {
 fn a_query_may_take_longer_than_all_idle_timeouts() {
     let backend = Recorder::start(Reply::After(Duration::from_millis(1500)));
     let options = [("TIMEOUTS_IDLE", "300ms"), ("TIMEOUTS_HEADER", "300ms"), ("TIMEOUTS_WRITE", "300ms")];
-    let gateway = Gateway::start(backend.address(), &options);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(backend.address(), &options);
     let response = gateway.query(&token);
     assert_eq!((response.status, response.complete), (200, true));
 }

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::support::client::{Client, JSON};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::upstream::{AfterRequest, Upstream, respond, write};
 
 #[test]
@@ -16,8 +16,7 @@ fn end_to_end_headers_and_bodies_are_forwarded_unchanged() {
                     Content-Length: 5\r\n\r\nhello";
         write(stream, head.as_bytes())
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     let sent = [
         JSON,
         ("x-api-key", token.as_str()),
@@ -53,9 +52,7 @@ fn end_to_end_headers_and_bodies_are_forwarded_unchanged() {
 
 #[test]
 fn request_ids_are_forwarded_and_returned() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let key = ("x-api-key", token.as_str());
     let given = [JSON, key, ("x-request-id", "my-id"), ("traceparent", trace), ("tracestate", "a=b")];
@@ -74,9 +71,7 @@ fn request_ids_are_forwarded_and_returned() {
 
 #[test]
 fn connections_are_reused_on_both_sides() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     let mut client = gateway.client();
     for _ in 0..5 {
         assert_eq!(client.query(&token).status, 200);
@@ -86,9 +81,7 @@ fn connections_are_reused_on_both_sides() {
 
 #[test]
 fn a_chunked_body_is_forwarded_without_its_trailers() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     let mut client = gateway.client();
     let head = format!(
         "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
@@ -118,11 +111,9 @@ fn large_bodies_are_streamed_in_both_directions() {
         write(stream, head.as_bytes());
         write(stream, &request.body)
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     let body: Vec<u8> = (0..16 * 1024 * 1024_u32).map(|n| (n % 251) as u8).collect();
-    let mut client = gateway.client();
-    client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], &body);
+    let mut client = gateway.begin("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], &body);
     let got = client.read_response();
     assert!(got.complete && got.body == body, "{} bytes", got.body.len());
 }
@@ -136,10 +127,8 @@ fn a_response_is_streamed_as_it_arrives() {
         wait.lock().expect("no panic").recv().expect("the test continues");
         write(stream, b"4\r\nlast\r\n0\r\n\r\n")
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
-    let mut client = gateway.client();
-    client.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
+    let mut client = gateway.begin("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
     assert_eq!(client.read_head().expect("a head").status, 200);
     assert_eq!(client.read_bytes(10), b"5\r\nfirst\r\n", "before the backend has finished");
     resume.send(()).expect("sent");
@@ -162,10 +151,8 @@ fn a_slow_client_applies_backpressure_to_the_backend() {
         told.lock().expect("no panic").send(written).expect("the test listens");
         AfterRequest::Close
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
-    let mut client = gateway.client();
-    client.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
+    let _client = gateway.begin("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
     let written = tell.recv_timeout(Duration::from_secs(30)).expect("the backend was held up");
     assert!(written < 64 * 1024 * 1024, "{written} bytes went into a client that reads nothing");
 }
@@ -174,8 +161,7 @@ fn a_slow_client_applies_backpressure_to_the_backend() {
 #[test]
 fn a_slow_backend_applies_backpressure_to_the_client() {
     let upstream = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
-    let gateway = Gateway::start(upstream.local_addr().expect("an address"), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.local_addr().expect("an address"), &[]);
     let mut client = std::net::TcpStream::connect(gateway.http()).expect("connected");
     client.set_write_timeout(Some(Duration::from_millis(500))).expect("set");
     let head = format!(
@@ -202,8 +188,7 @@ fn responses_without_a_body_have_none() {
         _ if request.line.starts_with("HEAD") => write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n"),
         _ => respond(stream, 200, "{}"),
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     let headers = [JSON, ("x-api-key", token.as_str())];
     let mut client = gateway.client();
     assert_eq!(client.send("GET /timbr/api/empty", &headers, b"").status, 204);
@@ -215,9 +200,7 @@ fn responses_without_a_body_have_none() {
 
 #[test]
 fn pipelined_requests_are_checked_one_by_one() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     let mut client = gateway.client();
     let good =
         format!("GET /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\r\n");
@@ -230,9 +213,7 @@ fn pipelined_requests_are_checked_one_by_one() {
 
 #[test]
 fn http_1_0_is_served_and_closed() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     let mut client = Client::connect(gateway.http());
     client.write(
         format!("GET /timbr/api/x HTTP/1.0\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\r\n")
@@ -285,8 +266,7 @@ fn redirects_to_the_backend_stay_at_the_gateway() {
 fn the_backend_receives_the_host_of_the_client_if_configured() {
     let upstream = redirecting_upstream();
     for (option, expected) in [("backend", upstream.address().to_string()), ("client", "gateway.test".to_owned())] {
-        let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_HOST_HEADER", option)]);
-        let token = gateway.token();
+        let (gateway, token) = Gateway::with_token(upstream.address(), &[("UPSTREAM_HOST_HEADER", option)]);
         let headers = [JSON, ("x-api-key", &*token)];
         let response = gateway.client().send("GET /timbr/api/x?http://@/y", &headers, b"");
         assert_eq!(response.header("location"), "/y", "the backend's own name");

@@ -2,26 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
 
-use crate::support::bearer::SALT;
-use crate::support::program::Program;
+use crate::support::program::{Program, run, run_with_options};
 use crate::support::small_disk::SmallDisk;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
 /// Enough for the token file and some space beside it.
 const DISK_MIB: u32 = 8;
-
-/// A command with the same configuration.
-fn command(arguments: &[&str], options: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_timbr-gateway"));
-    command.args(arguments).env_clear().env("API_AUTH_SALT", SALT);
-    command.env("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1").env("TIMBR_GATEWAY_LISTEN_HTTPS", "off");
-    command.env("TIMBR_GATEWAY_LISTEN_HTTP", "127.0.0.1:0");
-    command.envs(options.iter().map(|(name, value)| (format!("TIMBR_GATEWAY_{name}"), value)));
-    command.output().expect("it runs")
-}
 
 fn text_of(path: &Path) -> &str {
     path.to_str().expect("text")
@@ -45,14 +33,7 @@ fn the_gateway_continues_says_what_to_do_and_recovers() {
         ("LISTEN_ADMIN", "127.0.0.1:0"),
     ];
     let upstream = Upstream::start();
-    let (mut program, log) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
-    let has_logged = |parts: [&str; 3]| {
-        let contains = |line: &serde_json::Value| {
-            let message = line["message"].as_str().unwrap_or_default();
-            parts.iter().all(|part| message.contains(part))
-        };
-        log.lock().expect("no panic").iter().any(contains)
-    };
+    let (mut program, log) = Program::start_logged(upstream.address(), &options);
     let mut confirmed = vec![program.login("user-0", "secret").token()];
 
     disk.fill();
@@ -74,27 +55,25 @@ fn the_gateway_continues_says_what_to_do_and_recovers() {
         program.metric("timbr_gateway_log_lines_dropped_total") > Some(0.0)
     });
     for (what, path) in [("cannot write to the token file", &tokens), ("cannot write to the audit log", &audit)] {
-        wait_until(what, || {
-            has_logged([what, text_of(path), "No space left on device (os error 28); free some space"])
-        });
+        let message = format!("{what} {}: No space left on device (os error 28); free some space", path.display());
+        wait_until(what, || log.has_message(&message));
     }
-    wait_until("lost lines are reported", || has_logged(["log lines lost", "", ""]));
+    wait_until("lost lines are reported", || log.has_message("log lines lost"));
     assert_eq!(program.metric("timbr_gateway_store_up"), Some(0.0));
 
-    let check = command(&["config", "check"], &options);
+    let listeners = [("UPSTREAM_URL", "http://127.0.0.1:1"), ("LISTEN_HTTPS", "off"), ("LISTEN_HTTP", "127.0.0.1:0")];
+    let all = [&options[..], &listeners].concat();
+    let check = run_with_options(&["config", "check"], &all);
     let shown = String::from_utf8_lossy(&check.stderr);
     for key in ["store.path", "audit.file"] {
         let warning = format!("warning: {key}: is on a file system with 0 MiB left: free some space");
         assert!(shown.contains(&warning), "{shown}");
     }
-    let doctor = command(&["doctor"], &options);
+    let doctor = run_with_options(&["doctor"], &all);
     let shown = String::from_utf8_lossy(&doctor.stdout);
     assert_eq!(shown.matches("is on a file system with 0 MiB left: free some space").count(), 2, "{shown}");
-    let add = Command::new("/bin/sh")
-        .args(["-c", "echo secret | \"$0\" users add --password-stdin new-user", env!("CARGO_BIN_EXE_timbr-gateway")])
-        .env("TIMBR_GATEWAY_AUTH_USERS_FILE", &users)
-        .output()
-        .expect("it runs");
+    let add = ["users", "add", "--password-stdin", "new-user", "--auth-users-file", text_of(&users)];
+    let add = run(&add, &[], "secret\n");
     let shown = String::from_utf8_lossy(&add.stderr);
     assert!(!add.status.success() && shown.contains(&format!("cannot write {}", users.display())), "{shown}");
     assert!(shown.contains("free some space"), "{shown}");
@@ -102,11 +81,7 @@ fn the_gateway_continues_says_what_to_do_and_recovers() {
 
     // A crash while there is no space.
     program.kill();
-    let (mut program, log) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
-    let has_logged = |part: &str| {
-        let contains = |line: &serde_json::Value| line["message"].as_str().unwrap_or_default().contains(part);
-        log.lock().expect("no panic").iter().any(contains)
-    };
+    let (mut program, log) = Program::start_logged(upstream.address(), &options);
     for token in &confirmed {
         assert_eq!(program.query(token).status, 200, "a confirmed token survives");
     }
@@ -114,8 +89,8 @@ fn the_gateway_continues_says_what_to_do_and_recovers() {
 
     disk.free();
     wait_until("logins work again", || program.login("user-1999", "secret").status == 200);
-    wait_until("this is logged", || has_logged("the token file can be written again"));
-    wait_until("this is logged", || has_logged("can be written again"));
+    wait_until("this is logged", || log.has_message("the token file can be written again"));
+    wait_until("this is logged", || log.has_message("can be written again"));
     let granted = || fs::read_to_string(&audit).expect("read").contains("\"user\":\"user-1999\"");
     wait_until("the audit log has lines again", || program.login("user-1999", "secret").status == 200 && granted());
     assert_eq!(program.metric("timbr_gateway_store_up"), Some(1.0));

@@ -2,7 +2,7 @@
 
 use crate::support::bearer::bearer;
 use crate::support::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, RST_STREAM, frame, good_head};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::h2_client::H2Client;
 use crate::support::upstream::{Upstream, write};
 
@@ -93,9 +93,7 @@ fn a_rejected_request_may_finish_a_small_body() {
 
 #[test]
 fn split_cookies_are_joined() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
     let headers = [JSON, ("x-api-key", token.as_str()), ("cookie", "a=b"), ("cookie", "c=d")];
     assert_eq!(client.send("GET /timbr/api/x", &headers, b"").status, 200);
@@ -108,8 +106,7 @@ fn a_large_response_arrives_complete() {
         write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 8388608\r\n\r\n");
         write(stream, &vec![b'x'; 8 * 1024 * 1024])
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
     let response = client.send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
     assert_eq!(response.body.len(), 8 * 1024 * 1024);
@@ -117,9 +114,7 @@ fn a_large_response_arrives_complete() {
 
 #[test]
 fn many_streams_share_a_connection() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
     std::thread::scope(|scope| {
         for _ in 0..20 {
@@ -138,8 +133,7 @@ fn a_truncated_response_resets_its_stream() {
         write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
         crate::support::upstream::AfterRequest::Reset
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
     let broken = client.try_send("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
     assert!(broken.expect_err("the truncated response must not look complete").is_reset());

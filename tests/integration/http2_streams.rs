@@ -4,6 +4,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::support::frames::{
     DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PING, RST_STREAM, WINDOW_UPDATE, frame, good_head, header,
 };
@@ -79,27 +81,22 @@ fn an_unread_response_gives_way_to_those_that_are_read() {
 fn a_request_is_in_flight_until_its_response_has_left() {
     let options = [("LISTEN_ADMIN", "127.0.0.1:0"), ("LOG_ACCESS", "true")];
     let upstream = Upstream::with_behaviour(|_, stream| respond(stream, 200, &"x".repeat(15_000)));
-    let (program, lines) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
+    let (program, lines) = Program::start_logged(upstream.address(), &options);
     let token = program.token();
-    let access = |path: &str| {
-        let lines = lines.lock().expect("no panic");
-        lines.iter().find(|line| line["path"] == path).cloned()
-    };
     let mut frames = Frames::connect(program.https, &program.authority_pem);
     frames.send(&frame(crate::support::frames::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 1])); // A window of one byte.
     frames.send(&get(1, "/timbr/api/left", &token));
     assert!(frames.wait_for(|frames| frames.body(1).len() == 1));
-    assert_eq!(access("/timbr/api/left"), None);
+    let has_left = |line: &Value| line["path"] == "/timbr/api/left";
+    assert!(lines.matching(has_left).is_empty());
     drop(frames);
-    wait_until("the line is written", || access("/timbr/api/left").is_some());
-    let line = access("/timbr/api/left").expect("written");
+    let line = lines.expect("the line is written", has_left);
     assert_eq!((&line["sent"], &line["complete"]), (&1.into(), &false.into()), "{line}");
 
     let mut frames = Frames::connect(program.https, &program.authority_pem);
     frames.send(&get(1, "/timbr/api/taken", &token));
     assert!(frames.wait_for(|frames| frames.is_complete(1)));
-    wait_until("the line is written", || access("/timbr/api/taken").is_some());
-    let line = access("/timbr/api/taken").expect("written");
+    let line = lines.expect("the line is written", |line| line["path"] == "/timbr/api/taken");
     assert_eq!((&line["sent"], &line["complete"]), (&15_000.into(), &true.into()), "{line}");
 }
 
@@ -247,8 +244,7 @@ fn responses_without_a_body_are_complete_whatever_their_headers_say() {
         let status = request.line.rsplit('/').nth(1).and_then(|path| path.split(' ').next()).expect("a path");
         write(stream, format!("HTTP/1.1 {status} X\r\nContent-Length: 5\r\nContent-Type: a/b\r\n\r\n").as_bytes())
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
     for line in ["GET /timbr/api/204", "GET /timbr/api/304", "HEAD /timbr/api/200"] {
         let response = client.send(line, &[JSON, ("x-api-key", &token)], b"");
@@ -260,18 +256,14 @@ fn responses_without_a_body_are_complete_whatever_their_headers_say() {
 #[test]
 fn ping_acknowledgements_without_a_ping_write_no_warnings() {
     let upstream = Upstream::start();
-    let (program, lines) = Program::start_logged(upstream.address(), &[], "exec \"$0\" serve");
+    let (program, lines) = Program::start_logged(upstream.address(), &[]);
     let mut frames = Frames::connect(program.https, &program.authority_pem);
     frames.send(&frame(PING, 1, 0, &[1; 8]).repeat(20));
     frames.send(&get(1, "/timbr/api/seen", "unknown-key"));
     assert!(frames.wait_for(|frames| frames.is_complete(1)));
-    wait_until("the request is logged", || {
-        lines.lock().expect("no panic").iter().any(|line| line["path"] == "/timbr/api/seen")
-    });
-    let lines = lines.lock().expect("no panic");
-    let of_libraries =
-        |line: &&serde_json::Value| line["target"].as_str().is_some_and(|target| target.starts_with("h2"));
-    assert_eq!(lines.iter().find(of_libraries), None);
+    lines.expect("the request is logged", |line| line["path"] == "/timbr/api/seen");
+    let of_libraries = |line: &Value| line["target"].as_str().is_some_and(|target| target.starts_with("h2"));
+    assert!(lines.matching(of_libraries).is_empty());
 }
 
 /// The response is over when the client has it, so that a reset does not overtake it.

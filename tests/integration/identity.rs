@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::client::{JSON, Response};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::upstream::{Recorded, Upstream, respond, write};
 use crate::support::wait_until;
 
@@ -33,9 +33,7 @@ fn forward_sends_the_clients_key_and_the_users_name() {
 
 #[test]
 fn impersonate_sends_the_service_key_and_not_the_clients_key() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &IMPERSONATE);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&IMPERSONATE);
     assert_eq!(get(&gateway, &token, &[]).status, 200);
     let seen = upstream.only_request();
     assert_eq!(seen.header("x-api-key"), "tk_service");
@@ -45,9 +43,7 @@ fn impersonate_sends_the_service_key_and_not_the_clients_key() {
 
 #[test]
 fn under_impersonate_a_client_cannot_impersonate() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &IMPERSONATE);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&IMPERSONATE);
     let refused = get(&gateway, &token, &[("x-api-impersonate-user", "root")]);
     assert_eq!((refused.status, refused.reason().as_str()), (403, "impersonation_denied"));
     for spelling in ["x_api_impersonate_user", "X-Api_Impersonate-User", "x.api.impersonate.user"] {
@@ -84,7 +80,7 @@ fn under_forward_a_gateway_token_cannot_impersonate() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     let refused = get(&gateway, &gateway.token(), &[("x-api-impersonate-user", "root")]);
-    assert_eq!((refused.status, refused.reason().as_str()), (403, "impersonation_denied"));
+    assert_eq!(refused.rejection(), (403, "impersonation_denied".into()));
     assert!(upstream.log().is_empty(), "nothing was forwarded");
 }
 
@@ -120,9 +116,7 @@ fn cookies_are_not_shared_between_identities() {
 #[test]
 fn identity_headers_are_never_taken_from_the_client() {
     for options in [&[][..], &IMPERSONATE] {
-        let upstream = Upstream::start();
-        let gateway = Gateway::start(upstream.address(), options);
-        let token = gateway.token();
+        let (upstream, gateway, token) = setup(options);
         let names = [
             "x-forwarded-user",
             "X-Forwarded_User",
@@ -213,7 +207,7 @@ fn a_client_cannot_impersonate_with_the_operators_key() {
     {
         let gateway = Gateway::start(upstream.address(), options);
         let refused = get(&gateway, key, &[("x-api-impersonate-user", "root")]);
-        assert_eq!((refused.status, refused.reason().as_str()), (403, "impersonation_denied"), "{options:?} {key}");
+        assert_eq!(refused.rejection(), (403, "impersonation_denied".into()), "{options:?} {key}");
     }
     assert!(upstream.log().iter().all(|seen| seen.line.contains("get_ontologies")), "{:?}", upstream.log());
 }
@@ -268,8 +262,7 @@ fn a_rejected_foreign_key_is_cached_for_seconds() {
     let upstream = platform(&QUESTIONS);
     let gateway = Gateway::start(upstream.address(), &[]);
     for _ in 0..3 {
-        let refused = get(&gateway, "tk_wrong", &[]);
-        assert_eq!((refused.status, refused.reason().as_str()), (401, "api_key_unknown"));
+        assert_eq!(get(&gateway, "tk_wrong", &[]).rejection(), (401, "api_key_unknown".into()));
     }
     assert_eq!(QUESTIONS.load(Ordering::SeqCst), 1);
     gateway.clock.advance(Duration::from_secs(11));
@@ -380,8 +373,7 @@ fn a_backend_that_accepts_random_keys_verifies_no_key() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.address(), &[]);
     for _ in 0..3 {
-        let refused = get(&gateway, "tk_anything", &[]);
-        assert_eq!((refused.status, refused.reason().as_str()), (503, "api_key_unverifiable"));
+        assert_eq!(get(&gateway, "tk_anything", &[]).rejection(), (503, "api_key_unverifiable".into()));
     }
     let log = upstream.log();
     assert!(log.iter().all(|seen| seen.line.contains("get_ontologies")), "the request itself never arrived: {log:?}");
@@ -425,8 +417,7 @@ fn the_random_key_check_is_repeated() {
 fn an_error_envelope_with_status_200_accepts_no_key() {
     let upstream = Upstream::with_behaviour(|_, stream| respond(stream, 200, r#"{"status":"error","data":"token"}"#));
     let gateway = Gateway::start(upstream.address(), &[]);
-    let refused = get(&gateway, "tk_anything", &[]);
-    assert_eq!((refused.status, refused.reason().as_str()), (503, "api_key_unverifiable"));
+    assert_eq!(get(&gateway, "tk_anything", &[]).rejection(), (503, "api_key_unverifiable".into()));
 }
 
 #[test]
@@ -462,8 +453,7 @@ fn a_disconnected_client_does_not_abort_a_shared_key_check() {
     static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
     let upstream = platform(&QUESTIONS);
     let gateway = Gateway::start(upstream.address(), &[]);
-    let mut impatient = gateway.client();
-    impatient.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", "tk_platform")], b"");
+    let impatient = gateway.begin("GET /timbr/api/x", &[JSON, ("x-api-key", "tk_platform")], b"");
     wait_until("the backend is called", || QUESTIONS.load(Ordering::SeqCst) == 1);
     drop(impatient);
     assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
@@ -530,6 +520,6 @@ fn impersonation_with_own_keys_can_be_denied() {
     let upstream = platform(&QUESTIONS);
     let gateway = Gateway::start(upstream.address(), &[("IMPERSONATION_OWN_KEYS", "deny")]);
     let refused = get(&gateway, "tk_platform", &[("x-api-impersonate-user", "carol")]);
-    assert_eq!((refused.status, refused.reason().as_str()), (403, "impersonation_denied"));
+    assert_eq!(refused.rejection(), (403, "impersonation_denied".into()));
     assert_eq!(get(&gateway, "tk_platform", &[]).status, 200);
 }

@@ -51,8 +51,7 @@ fn large_responses_arrive_complete_and_connections_are_reused() {
         }
         AfterRequest::KeepOpen
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     let mut client = gateway.client();
     let _ = bytes(0); // Generated here, because a backend connection does not stay open for that long.
     let threshold = 256 * 1024;
@@ -152,7 +151,7 @@ fn truncated_and_stalled_responses_are_cut() {
         }
     });
     let options = [("UPSTREAM_BODY_TIMEOUT", "300ms")];
-    let (program, lines) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
+    let (program, lines) = Program::start_logged(upstream.address(), &options);
     let token = program.token();
     for (how, size, reason) in
         [("close", MIB, "upstream_body_broken"), ("stall", MIB, "upstream_body_broken"), ("whole", 2 * MIB, "")]
@@ -162,13 +161,8 @@ fn truncated_and_stalled_responses_are_cut() {
         let got = client.send(&line, &[JSON, ("x-api-key", &token)], b"");
         assert!(got.body == bytes(size), "{how}: {} bytes", got.body.len());
         assert_eq!(got.complete, reason.is_empty(), "{how}");
-        let logged = || {
-            let lines = lines.lock().expect("no panic");
-            let path = format!("/timbr/api/{how}");
-            lines.iter().find(|line| line["path"] == path.as_str()).cloned()
-        };
-        wait_until("the access line is written", || logged().is_some());
-        let line = logged().expect("just seen");
+        let path = format!("/timbr/api/{how}");
+        let line = lines.expect("the access line is written", |line| line["path"] == path.as_str());
         assert_eq!((&line["reason"], &line["sent"]), (&reason.into(), &size.into()), "{line}");
         assert_eq!(line["complete"], reason.is_empty(), "{line}");
     }
@@ -182,8 +176,7 @@ fn bytes_beyond_the_length_are_dropped_with_the_connection() {
         write(stream, &[head(MIB).as_bytes(), bytes(MIB), extra].concat());
         AfterRequest::KeepOpen
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     let mut client = gateway.client();
     for _ in 0..3 {
         let got = client.query(&token);
@@ -204,8 +197,7 @@ fn responses_on_one_connection_never_mix() {
         write(stream, &bytes(from + size)[from..]);
         if is_first { AfterRequest::KeepOpen } else { AfterRequest::Close }
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     let key = [JSON, ("x-api-key", token.as_str())];
     let mut slow = gateway.client();
     SockRef::from(&slow.try_clone()).set_recv_buffer_size(16 * 1024).expect("set");
@@ -276,8 +268,7 @@ fn a_slow_client_receives_the_complete_response() {
         write(stream, head(size).as_bytes());
         write(stream, bytes(size))
     });
-    let gateway = Gateway::start(upstream.address(), &[("TIMEOUTS_WRITE", "800ms")]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("TIMEOUTS_WRITE", "800ms")]);
     let mut client = gateway.client();
     SockRef::from(&client.try_clone()).set_recv_buffer_size(64 * 1024).expect("set");
     ask(&mut client, &token);
@@ -296,8 +287,7 @@ fn a_response_may_begin_before_the_request_ends() {
         write(stream, head(2 * MIB).as_bytes());
         write(stream, bytes(2 * MIB));
     });
-    let gateway = Gateway::start(address, &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(address, &[]);
     let mut client = gateway.client();
     client.write(
         format!(
@@ -317,8 +307,7 @@ fn a_head_request_gets_only_the_head() {
         true => write(stream, head(8 * MIB).as_bytes()),
         false => respond(stream, 200, "{}"),
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     let mut client = gateway.client();
     let got = client.send("HEAD /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
     assert_eq!((got.status, got.header("content-length")), (200, "8388608"));

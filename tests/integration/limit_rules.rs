@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Client, JSON, Response};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::program::Program;
 use crate::support::redis::Redis;
 use crate::support::stores::StoreFixture;
@@ -69,8 +69,7 @@ fn concurrent_requests_of_a_caller_are_limited_by_address_and_ontology() {
     });
     let rules = "[{name: slow, addresses: 127.0.0.0/8, ontologies: 'sal*', concurrent: 1}, \
                  {name: elsewhere, addresses: 10.0.0.0/8, concurrent: 1}]";
-    let gateway = Gateway::start(upstream.address(), &[("LIMITS_RULES", rules)]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("LIMITS_RULES", rules)]);
     let headers = [JSON, ("x-api-key", &*token)];
     let other = "POST /timbr/openapi/ontology/hr/query";
     let mut clients: Vec<_> = [QUERY, QUERY, other, other].map(|line| (line, gateway.client())).into();
@@ -89,20 +88,17 @@ fn concurrent_requests_of_a_caller_are_limited_by_address_and_ontology() {
 #[test]
 fn in_shadow_mode_requests_above_the_limit_are_forwarded_and_counted() {
     let rules = "[{name: trial, requests_per_second: 0.1, burst: 1, mode: shadow}]";
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[("LIMITS_RULES", rules)]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[("LIMITS_RULES", rules)]);
     assert!((0..3).all(|_| send(&gateway, QUERY, &token).status == 200));
     gateway.expect_metric(&exceeded("trial"), 2.0);
 
-    let (program, lines) = Program::start_logged(upstream.address(), &[("LIMITS_RULES", rules)], "exec \"$0\" serve");
+    let (program, lines) = Program::start_logged(upstream.address(), &[("LIMITS_RULES", rules)]);
     let token = program.token();
     let mut client = Client::connect(program.http);
     assert!((0..3).all(|_| client.send(QUERY, &[JSON, ("x-api-key", &*token)], b"").status == 200));
     let marked = || {
-        let lines = lines.lock().expect("no panic");
-        let queries = lines.iter().filter(|line| line["route"] == "openapi");
-        queries.map(|line| line.get("limit_rule").is_some_and(|rule| rule == "trial")).collect::<Vec<_>>()
+        let queries = lines.matching(|line| line["route"] == "openapi");
+        queries.iter().map(|line| line.get("limit_rule").is_some_and(|rule| rule == "trial")).collect::<Vec<_>>()
     };
     wait_until("all lines are written", || marked().len() == 3);
     assert_eq!(marked(), [false, true, true]);

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Client, JSON};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::h2_client::{H2Client, tls_stream};
 use crate::support::upstream::{Upstream, respond};
 use crate::support::wait_until;
@@ -54,11 +54,9 @@ fn connections_are_limited_per_address_and_in_total() {
 
 #[test]
 fn requests_in_flight_are_limited() {
-    let gateway = Gateway::start(slow_upstream().address(), &[("LIMITS_REQUESTS", "1")]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(slow_upstream().address(), &[("LIMITS_REQUESTS", "1")]);
     let headers = [JSON, ("x-api-key", &*token)];
-    let mut busy = gateway.client();
-    busy.write_request(X, &headers, b"");
+    let mut busy = gateway.begin(X, &headers, b"");
     wait_until("the request is in flight", || gateway.metric("timbr_gateway_requests_in_flight") > 0.0);
     let refused = gateway.client().send(X, &headers, b"");
     assert_eq!((refused.status, refused.reason().as_str()), (503, "overloaded"));
@@ -135,8 +133,7 @@ fn headers_and_targets_are_limited_over_http_2() {
 fn a_slow_request_body_is_rejected() {
     let upstream = Upstream::start();
     let options = [("LIMITS_BODY_RATE", "1KiB"), ("TIMEOUTS_BODY", "500ms")];
-    let gateway = Gateway::start(upstream.address(), &options);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &options);
     let headers = [JSON, ("x-api-key", &*token)];
     let start = Instant::now();
     let mut client = gateway.client();
@@ -212,8 +209,7 @@ fn an_early_response_reaches_a_client_that_is_still_sending() {
     let upstream = Upstream::with_behaviour_at_head(|stream| {
         respond(stream, 403, "{\"status\":\"error\",\"data\":\"no\"}");
     });
-    let gateway = Gateway::start(upstream, &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream, &[]);
     let mut client = gateway.client();
     client.write(
         format!(
@@ -236,9 +232,7 @@ fn an_early_response_reaches_a_client_that_is_still_sending() {
 
 #[test]
 fn continue_is_sent_only_to_accepted_requests() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     let head = |key: &str| {
         format!(
             "POST /timbr/api/query/ HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {key}\r\n\
@@ -257,9 +251,7 @@ fn continue_is_sent_only_to_accepted_requests() {
 
 #[test]
 fn a_get_with_a_body_of_unknown_length_is_forwarded() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     let mut client = gateway.client();
     client.write(
         format!(
@@ -274,8 +266,7 @@ fn a_get_with_a_body_of_unknown_length_is_forwarded() {
 
 #[test]
 fn at_the_limit_the_longest_idle_connection_makes_room() {
-    let gateway = Gateway::start(slow_upstream().address(), &[("LIMITS_CONNECTIONS", "3")]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(slow_upstream().address(), &[("LIMITS_CONNECTIONS", "3")]);
     let headers = [JSON, ("x-api-key", &*token)];
     wait_until("no connection is open", || gateway.metric("timbr_gateway_client_connections") == 0.0);
     let (mut oldest, mut other, mut busy) = (gateway.client(), gateway.client(), gateway.client());

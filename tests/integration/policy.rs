@@ -1,14 +1,11 @@
 //! Rejected requests, which are never forwarded.
 
 use crate::support::client::{Client, JSON};
-use crate::support::gateway::Gateway;
-use crate::support::upstream::Upstream;
+use crate::support::gateway::setup;
 
 #[test]
 fn each_fault_has_its_own_reason_and_is_not_forwarded() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[("TOKENS_FOREIGN", "reject")]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[("TOKENS_FOREIGN", "reject")]);
     let key = ("x-api-key", token.as_str());
     for (line, headers, status, reason) in [
         ("GET /timbr/api/x", &[JSON][..], 401, "api_key_missing"),
@@ -41,9 +38,7 @@ fn each_fault_has_its_own_reason_and_is_not_forwarded() {
 
 #[test]
 fn a_valid_request_is_forwarded_on_every_route() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     for (line, content_type) in [
         ("GET /timbr/api/get_ontologies/", "application/json"),
         ("POST /timbr/api/query/", "application/json; charset=utf-8"),
@@ -64,9 +59,7 @@ fn routes_can_be_changed_and_added() {
     let routes = "routes:\n  - {name: api, methods: [GET]}\n  - {name: openapi, enabled: false}\n  \
                   - {name: csv, prefix: /csv/, content_types: [text/csv]}\n";
     std::fs::write(&file, routes).expect("written");
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[("CONFIG", file.to_str().expect("text"))]);
-    let token = gateway.token();
+    let (_, gateway, token) = setup(&[("CONFIG", file.to_str().expect("text"))]);
     let send = |line: &str, content_type: &str| {
         gateway.client().send(line, &[("Content-Type", content_type), ("x-api-key", &token)], b"")
     };
@@ -81,9 +74,7 @@ fn routes_can_be_changed_and_added() {
 /// Ambiguous framing: the response is 400 or none, and the connection ends.
 #[test]
 fn invalid_framing_ends_the_connection_and_is_not_forwarded() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     let head =
         format!("POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n");
     for framing in [
@@ -112,9 +103,7 @@ fn invalid_framing_ends_the_connection_and_is_not_forwarded() {
 
 #[test]
 fn heads_are_limited_in_size_and_headers() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     let (long, many) = ("a".repeat(70_000), "x: y\r\n".repeat(101));
     for (target, headers, status) in [
         ("/timbr/api/x", format!("x: {long}\r\n"), 431),
@@ -131,9 +120,7 @@ fn heads_are_limited_in_size_and_headers() {
 
 #[test]
 fn bodies_are_limited_with_and_without_a_length() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[("LIMITS_BODY", "1KiB")]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[("LIMITS_BODY", "1KiB")]);
     let headers = [JSON, ("x-api-key", token.as_str())];
     let mut client = gateway.client();
     assert_eq!(client.send("POST /timbr/api/x", &headers, &[b'x'; 1024]).status, 200);

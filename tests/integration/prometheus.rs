@@ -43,8 +43,7 @@ fn satisfied(output: &Output) {
 /// A gateway with successful and failed requests, over both protocols.
 fn used(upstream: &Upstream) -> Gateway {
     let options = [("LIMITS_RULES", "[{name: bots, requests_per_second: 100}]"), ("JOURNAL_ENABLED", "true")];
-    let gateway = Gateway::start(upstream.address(), &options);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &options);
     let mut client = gateway.client();
     for _ in 0..3 {
         let headers = [("x-api-key", token.as_str()), ("content-type", "application/json")];

@@ -40,8 +40,7 @@ impl World {
                 ("LIMITS_BODY", "64KiB"),
                 ("LOG_ACCESS", "false"),
             ];
-            let gateway = Gateway::start(upstream.address(), &options);
-            let token = gateway.token();
+            let (gateway, token) = Gateway::with_token(upstream.address(), &options);
             Mutex::new(World { upstream, gateway, token, begun: Instant::now(), set: Duration::ZERO })
         });
         let mut world = WORLD.lock().unwrap_or_else(PoisonError::into_inner);

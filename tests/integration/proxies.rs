@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use crate::support::client::{Client, JSON};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::h2_client::tls_config;
 use crate::support::program::Program;
 use crate::support::upstream::Upstream;
@@ -11,9 +11,7 @@ use crate::support::wait_until;
 
 #[test]
 fn untrusted_clients_cannot_set_their_address() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     let headers = [
         JSON,
         ("x-api-key", &*token),
@@ -31,9 +29,7 @@ fn untrusted_clients_cannot_set_their_address() {
 
 #[test]
 fn trusted_proxies_set_the_client_address() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[("TRUSTED_PROXIES", "127.0.0.0/8, 10.0.0.0/8")]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[("TRUSTED_PROXIES", "127.0.0.0/8, 10.0.0.0/8")]);
     let headers = [
         JSON,
         ("x-api-key", &*token),
@@ -159,19 +155,14 @@ fn untrusted_or_invalid_proxy_headers_close_the_connection() {
 fn a_proxy_that_is_not_trusted_is_logged_once() {
     let upstream = Upstream::start();
     for (options, expected) in [(&[][..], 1), (&[("TRUSTED_PROXIES", "10.0.0.0/8")], 0)] {
-        let (program, lines) = Program::start_logged(upstream.address(), options, "exec \"$0\" serve");
+        let (program, lines) = Program::start_logged(upstream.address(), options);
         for number in 0..5 {
             let headers = [JSON, ("X-Forwarded-For", &format!("192.0.2.{number}"))];
             assert_eq!(Client::connect(program.http).send("GET /timbr/api/x", &headers, b"").status, 401);
         }
-        let count = |text: &str| {
-            let lines = lines.lock().expect("no panic");
-            lines.iter().filter(|line| line["message"].as_str().is_some_and(|message| message.contains(text))).count()
-        };
-        wait_until("all requests are logged", || {
-            lines.lock().expect("no panic").iter().filter(|line| line["status"] == 401).count() == 5
-        });
-        assert_eq!(count("trusted_proxies is empty"), expected);
+        wait_until("all requests are logged", || lines.matching(|line| line["status"] == 401).len() == 5);
+        let warnings = lines.matching(|line| line["message"].to_string().contains("trusted_proxies is empty"));
+        assert_eq!(warnings.len(), expected);
     }
 }
 
@@ -209,8 +200,7 @@ fn one_header_of_trusted_proxies_is_read() {
     for (option, address, proto) in [("x-forwarded-for", "203.0.113.7", "http"), ("forwarded", "203.0.113.8", "https")]
     {
         let options = [("TRUSTED_PROXIES", "127.0.0.1"), ("TRUSTED_PROXIES_HEADER", option)];
-        let gateway = Gateway::start(upstream.address(), &options);
-        let token = gateway.token();
+        let (gateway, token) = Gateway::with_token(upstream.address(), &options);
         let headers = [
             JSON,
             ("x-api-key", &*token),

@@ -57,12 +57,7 @@ fn stdout(output: &Output) -> String {
 
 /// The line of the journal about a request.
 fn journal_line(lines: &Lines, id: &str) -> Value {
-    let find = || {
-        let lines = lines.lock().expect("no panic");
-        lines.iter().find(|line| line["target"] == "query" && line["request_id"] == id).cloned()
-    };
-    wait_until(&format!("there is a line for {id}"), || find().is_some());
-    find().expect("just seen")
+    lines.expect(&format!("there is a line for {id}"), |line| line["target"] == "query" && line["request_id"] == id)
 }
 
 #[test]
@@ -70,7 +65,7 @@ fn each_statement_has_one_line_whatever_its_end_and_no_text_by_default() {
     let (upstream, noticed) = slow_backend(false);
     let rules = "[{name: none, users: alice, ontologies: blocked, requests_per_second: 0.1, burst: 1}]";
     let options = [("JOURNAL_ENABLED", "true"), ("LIMITS_RULES", rules)];
-    let (program, lines) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
+    let (program, lines) = Program::start_logged(upstream.address(), &options);
     let token = program.token();
     let send = |ontology: &str, id: &str, content: &[u8]| {
         let line = format!("POST /timbr/openapi/ontology/{ontology}/query");
@@ -124,10 +119,9 @@ fn each_statement_has_one_line_whatever_its_end_and_no_text_by_default() {
     assert_eq!(Client::connect(program.http).send("GET /timbr/api/get_ontologies/", &get, b"").status, 200);
     assert_eq!(send("quick", "last", SQL), 200);
     journal_line(&lines, "last");
-    let text = lines.lock().expect("no panic").iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
+    let text = lines.matching(|_| true).iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
     assert!(!text.contains("example.com") && !text.contains("customer"), "no text of a statement is logged");
-    let all: Vec<_> =
-        lines.lock().expect("no panic").iter().filter(|line| line["target"] == "query").cloned().collect();
+    let all = lines.matching(|line| line["target"] == "query");
     assert_eq!(all.len(), 7, "one line for each statement, and none for other requests: {all:?}");
 }
 
@@ -139,7 +133,7 @@ fn the_text_is_logged_as_far_as_it_is_allowed() {
         ("full", "SELECT name FROM customer WHERE email = 'ada@example.com'"),
     ] {
         let options = [("JOURNAL_ENABLED", "true"), ("JOURNAL_TEXT", allowed)];
-        let (program, lines) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
+        let (program, lines) = Program::start_logged(upstream.address(), &options);
         let headers = [TEXT, ("x-api-key", &*program.token()), ("x-request-id", "q")];
         assert_eq!(Client::connect(program.http).send(QUERY, &headers, SQL).status, 200);
         assert_eq!(journal_line(&lines, "q")["text"], expected);
@@ -188,10 +182,9 @@ fn a_running_and_a_queued_query_are_listed_and_cancelled_on_any_worker() {
 #[test]
 fn a_response_that_has_begun_is_cut_off_by_a_cancellation() {
     let (upstream, noticed) = slow_backend(true);
-    let gateway = Gateway::start(upstream.address(), &[("JOURNAL_ENABLED", "true"), ("UPSTREAM_REQUESTS", "1")]);
-    let token = gateway.token();
-    let mut client = gateway.client();
-    client.write_request(QUERY, &[TEXT, ("x-api-key", &*token), ("x-request-id", "begun")], SQL);
+    let (gateway, token) =
+        Gateway::with_token(upstream.address(), &[("JOURNAL_ENABLED", "true"), ("UPSTREAM_REQUESTS", "1")]);
+    let mut client = gateway.begin(QUERY, &[TEXT, ("x-api-key", &*token), ("x-request-id", "begun")], SQL);
     assert_eq!(client.read_head().expect("a head").status, 200);
     assert!(command(&gateway, &["cancel", "begun"]).status.success());
     wait_until("the backend notices it", || noticed.load(Ordering::SeqCst) == 1);
@@ -210,10 +203,8 @@ fn a_cancelled_query_is_listed_as_abandoned_while_the_backend_works_on_it() {
         let _ = released.lock().expect("no panic").recv();
         respond(stream, 200, "[]")
     });
-    let gateway = Gateway::start(upstream.address(), &[("JOURNAL_ENABLED", "true")]);
-    let token = gateway.token();
-    let mut client = gateway.client();
-    client.write_request(QUERY, &[TEXT, ("x-api-key", &*token), ("x-request-id", "stubborn")], SQL);
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("JOURNAL_ENABLED", "true")]);
+    let mut client = gateway.begin(QUERY, &[TEXT, ("x-api-key", &*token), ("x-request-id", "stubborn")], SQL);
     wait_until("it has arrived", || upstream.log().len() == 1);
     assert!(command(&gateway, &["cancel", "stubborn"]).status.success());
     assert_eq!(client.read_response().status, 409);
@@ -232,19 +223,14 @@ fn the_audit_log_names_the_operator_and_the_user_of_a_cancelled_query() {
     let socket = folder.path().join("admin").join("socket");
     let socket = socket.to_str().expect("text");
     let options = [("JOURNAL_ENABLED", "true"), ("LISTEN_ADMIN_SOCKET", socket)];
-    let (program, lines) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
+    let (program, lines) = Program::start_logged(upstream.address(), &options);
     let mut client = Client::connect(program.http);
     client.write_request(QUERY, &[TEXT, ("x-api-key", &*program.token()), ("x-request-id", "runaway")], SQL);
     wait_until("it has arrived", || upstream.log().iter().any(|request| request.line.contains("/sales/")));
     let cancelled =
         run(&["queries", "cancel", "runaway", "--why", "runs away", "--listen-admin-socket", socket], &[], "");
     assert!(cancelled.status.success(), "{cancelled:?}");
-    let find = || {
-        let lines = lines.lock().expect("no panic");
-        lines.iter().find(|line| line["target"] == "audit" && line["what"] == "cancel").cloned()
-    };
-    wait_until("there is an audit line", || find().is_some());
-    let line = find().expect("just seen");
+    let line = lines.expect("there is an audit line", |line| line["target"] == "audit" && line["what"] == "cancel");
     for (name, value) in [
         ("decision", "done"),
         ("request_id", "runaway"),
@@ -302,7 +288,6 @@ fn without_a_journal_nothing_is_listed_and_a_reload_turns_it_on() {
     assert!(String::from_utf8_lossy(&off.stderr).contains("journal.enabled"), "{off:?}");
     std::fs::write(&path, "journal: {enabled: true}\n").expect("written");
     assert_eq!(gateway.admin_command("POST /reload", "{}").status, 200);
-    let mut client = gateway.client();
-    client.write_request(QUERY, &[TEXT, ("x-api-key", &*gateway.token()), ("x-request-id", "now")], SQL);
+    let _client = gateway.begin(QUERY, &[TEXT, ("x-api-key", &*gateway.token()), ("x-request-id", "now")], SQL);
     wait_for_state(&gateway, "now", "running");
 }

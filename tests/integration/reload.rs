@@ -284,8 +284,7 @@ fn a_user_removed_during_the_login_gets_no_token() {
     wait_until("the password is being checked", || fixture.gateway.metric("timbr_gateway_requests_in_flight") == 1.0);
     std::fs::write(&users, alice).expect("written");
     assert_eq!(fixture.reload().status, 200);
-    let answered = waiting.read_response();
-    assert_eq!((answered.status, answered.reason().as_str()), (401, "credentials_wrong"));
+    assert_eq!(waiting.read_response().rejection(), (401, "credentials_wrong".into()));
     let listed = fixture.gateway.get("/tokens");
     assert_eq!(listed["tokens"].as_array().map(Vec::len), Some(0), "{listed}");
 }

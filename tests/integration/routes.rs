@@ -223,22 +223,16 @@ fn event_streams_need_no_slot_and_have_a_limit_of_their_own() {
         respond(stream, 200, "{}")
     });
     let options = [("UPSTREAM_REQUESTS", "1"), ("UPSTREAM_QUEUE", "0"), ("LIMITS_STREAMS_PER_IDENTITY", "2")];
-    let gateway = Gateway::start(upstream.address(), &options);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &options);
     let key = ("x-api-key", token.as_str());
-    let stream = || {
-        let mut client = gateway.client();
-        client.write_request("GET /timbr/api/mcp", &[("Accept", "text/event-stream"), key], b"");
-        client
-    };
+    let stream = || gateway.begin("GET /timbr/api/mcp", &[("Accept", "text/event-stream"), key], b"");
     let mut streams = [stream(), stream()];
     wait_until("both are open", || upstream.log().len() == 2);
     assert_eq!(send(&gateway, "POST /timbr/api/query/", &[JSON, key], b"{}").status, 200);
     assert_eq!(stream().read_response().reason(), "too_many_streams");
     // A query cannot pass as a stream.
     let as_stream = [JSON, key, ("Accept", "text/event-stream")];
-    let mut held = gateway.client();
-    held.write_request("GET /timbr/api/mcp", &[key], b"");
+    let mut held = gateway.begin("GET /timbr/api/mcp", &[key], b"");
     wait_until("it holds the slot", || upstream.log().len() == 4);
     assert_eq!(send(&gateway, "GET /timbr/api/q/o/concept/c", &as_stream, b"").reason(), "queue_full");
     OPEN.store(false, Ordering::SeqCst);

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::support::client::{JSON, Response};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::idp::{Idp, SigningKey, claims};
 use crate::support::upstream::{Recorded, Upstream, respond};
 
@@ -181,9 +181,7 @@ fn clients_that_ask_for_their_key_get_a_token_of_the_gateway() {
 #[test]
 fn the_request_for_the_key_can_be_denied_or_left_to_the_backend() {
     for (policy, status) in [("deny", 403), ("mint", 200), ("backend", 200)] {
-        let upstream = Upstream::start();
-        let gateway = Gateway::start(upstream.address(), &[("TOKENS_SHOW_TOKEN", policy), ("LIMITS_BUFFER", "1KiB")]);
-        let token = gateway.token();
+        let (upstream, gateway, token) = setup(&[("TOKENS_SHOW_TOKEN", policy), ("LIMITS_BUFFER", "1KiB")]);
         let query =
             |statement: &str| gateway.client().send(SYSTEM_QUERY, &[TEXT, ("x-api-key", &token)], statement.as_bytes());
         let response = query("SHOW TOKEN");

@@ -15,7 +15,7 @@ use crate::support::TIMEOUT;
 use crate::support::client::Client;
 use crate::support::h2_client::{H2Client, tls_stream};
 use crate::support::mortal_backend::{Arrived, MortalBackend};
-use crate::support::program::Program;
+use crate::support::program::{Lines, Program};
 use crate::support::{closed_port, wait_until};
 
 /// Pause of a client between two requests.
@@ -178,10 +178,10 @@ fn counters_agree_and_nothing_is_left_after_mixed_traffic() {
     let (arrived, address) = (Arrived::default(), closed_port());
     let backend = MortalBackend::start(address, &arrived);
     let options = [("LISTEN_ADMIN", "127.0.0.1:0"), ("WORKERS", "2"), ("UPSTREAM_REQUESTS", "8")];
-    let (program, lines) = Program::start_logged(address, &options, "exec \"$0\" serve");
+    let (program, lines) = Program::start_logged(address, &options);
     let token = program.token();
     // The request for the token has no ID of ours.
-    wait_until("the first line", || !access_lines(&lines.lock().expect("no panic")).is_empty());
+    wait_until("the first line", || !access_lines(&lines).is_empty());
     let soak = Soak { program, token, requests: Requests::default(), is_over: AtomicBool::new(false) };
     let before = soak.program.memory();
     let (reloads, restarts) = thread::scope(|scope| {
@@ -234,8 +234,8 @@ fn counters_agree_and_nothing_is_left_after_mixed_traffic() {
         wait_until(gauge, || soak.metric(&format!("timbr_gateway_{gauge}")) == 0.0);
     }
     let counted = soak.metric("timbr_gateway_requests_total");
-    wait_until("all lines", || access_lines(&lines.lock().expect("no panic")).len() as f64 == counted);
-    let lines = access_lines(&lines.lock().expect("no panic"));
+    wait_until("all lines", || access_lines(&lines).len() as f64 == counted);
+    let lines = access_lines(&lines);
     let requests = soak.requests.lock().expect("no panic");
     let arrived = arrived.lock().expect("no panic");
     let count = |is_counted: &dyn Fn(&Seen) -> bool| requests.values().filter(|seen| is_counted(seen)).count();
@@ -256,8 +256,8 @@ fn counters_agree_and_nothing_is_left_after_mixed_traffic() {
 }
 
 /// The lines of the access log, with their request's ID.
-fn access_lines(lines: &[Value]) -> Vec<Value> {
-    lines.iter().filter(|line| line["total_ms"].is_number()).cloned().collect()
+fn access_lines(lines: &Lines) -> Vec<Value> {
+    lines.matching(|line| line["total_ms"].is_number())
 }
 
 fn agree(requests: &HashMap<String, Seen>, lines: &[Value], arrived: &HashMap<String, u32>) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::client::{JSON, Response};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
@@ -73,9 +73,7 @@ fn requests_that_wait_are_stopped_too() {
     let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_REQUESTS", "1")]);
     let [alice, bob] = ["alice", "bob"].map(|user| gateway.token_of(user, "secret"));
     let send_with = |headers: &[(&str, &str)], line: &str, key: &str, body: &str| {
-        let mut client = gateway.client();
-        client.write_request(line, &[headers, &[JSON, ("x-api-key", key)]].concat(), body.as_bytes());
-        client
+        gateway.begin(line, &[headers, &[JSON, ("x-api-key", key)]].concat(), body.as_bytes())
     };
     let send = |line: &str, key: &str, body: &str| send_with(&[], line, key, body);
     let mut running = send(SALES, &alice, "SELECT 1");
@@ -131,8 +129,8 @@ fn a_stopped_user_has_no_way_in_and_others_do() {
     assert_eq!(code, Some(0), "{text}");
     let acting_as = |user| [("x-api-key", service.as_str()), ("x-api-impersonate-user", user)];
     for headers in [&[("x-api-key", alice.as_str())][..], &acting_as("alice")] {
-        let response = send(&gateway, SALES, headers, "SELECT 1");
-        assert_eq!((response.status, response.reason().as_str()), (503, "stopped_by_operator"), "{headers:?}");
+        let refused = send(&gateway, SALES, headers, "SELECT 1");
+        assert_eq!(refused.rejection(), (503, "stopped_by_operator".into()), "{headers:?}");
     }
     let refused = gateway.login("alice", "secret");
     assert_eq!((refused.status, refused.reason().as_str()), (503, "stopped_by_operator"));
@@ -147,8 +145,7 @@ fn a_stopped_user_has_no_way_in_and_others_do() {
 
 #[test]
 fn a_route_is_stopped_by_its_name_and_so_are_logins() {
-    let gateway = Gateway::start(Upstream::start().address(), &[]);
-    let token = gateway.token();
+    let (_, gateway, token) = setup(&[]);
     let key = [("x-api-key", token.as_str())];
     for route in ["openapi", "get_token"] {
         assert_eq!(run(&gateway, &["stop", "route", route, "--why", "Migration."]).0, Some(0), "{route}");

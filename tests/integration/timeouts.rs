@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::support::client::JSON;
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::h2_client::{H2Client, tls_stream};
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
@@ -40,8 +40,7 @@ fn an_incomplete_head_times_out() {
 #[test]
 fn an_idle_connection_ends_after_the_idle_timeout() {
     let options = [("TIMEOUTS_HEADER", "200ms"), ("TIMEOUTS_IDLE", "900ms")];
-    let gateway = Gateway::start(Upstream::start().address(), &options);
-    let token = gateway.token();
+    let (_, gateway, token) = setup(&options);
     let mut client = gateway.client();
     let start = Instant::now();
     assert_eq!(client.query(&token).status, 200);
@@ -57,23 +56,20 @@ fn a_slow_query_is_not_idle() {
         crate::support::upstream::respond(stream, 200, "{}")
     });
     let options = [("TIMEOUTS_IDLE", "1s"), ("TIMEOUTS_HEADER", "1s"), ("TIMEOUTS_BODY", "1s")];
-    let gateway = Gateway::start(upstream.address(), &options);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &options);
     assert_eq!(gateway.client().send("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}").status, 200);
 }
 
 #[test]
 fn a_stalled_body_gets_408() {
-    let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_BODY", "300ms")]);
-    let token = gateway.token();
+    let (_, gateway, token) = setup(&[("TIMEOUTS_BODY", "300ms")]);
     let mut client = gateway.client();
     let head = format!(
         "POST /timbr/api/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
          Content-Length: 10\r\n\r\nhalf"
     );
     client.write(head.as_bytes());
-    let refused = client.read_response();
-    assert_eq!((refused.status, refused.reason().as_str()), (408, "request_body_stalled"));
+    assert_eq!(client.read_response().rejection(), (408, "request_body_stalled".into()));
     assert!(client.is_closed());
 }
 
@@ -84,10 +80,8 @@ fn an_unread_response_is_aborted() {
         crate::support::upstream::write(stream, head);
         crate::support::upstream::write(stream, &vec![b'x'; 100_000_000])
     });
-    let gateway = Gateway::start(upstream.address(), &[("TIMEOUTS_WRITE", "400ms")]);
-    let token = gateway.token();
-    let mut client = gateway.client();
-    client.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("TIMEOUTS_WRITE", "400ms")]);
+    let client = gateway.begin("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
     wait_until("it has arrived", || gateway.metric("timbr_gateway_requests_in_flight") == 1.0);
     wait_until("it is aborted", || gateway.metric("timbr_gateway_requests_in_flight") == 0.0);
     let mut got = Vec::new();
@@ -104,10 +98,8 @@ fn a_response_that_is_read_too_slowly_is_aborted() {
         crate::support::upstream::write(stream, &vec![b'x'; 100_000_000])
     });
     let options = [("TIMEOUTS_WRITE", "600ms"), ("LIMITS_RESPONSE_RATE", "10MiB"), ("UPSTREAM_REQUESTS", "1")];
-    let gateway = Gateway::start(upstream.address(), &options);
-    let token = gateway.token();
-    let mut client = gateway.client();
-    client.write_request("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
+    let (gateway, token) = Gateway::with_token(upstream.address(), &options);
+    let client = gateway.begin("GET /timbr/api/x", &[JSON, ("x-api-key", &token)], b"");
     let mut stream = client.try_clone();
     let start = Instant::now();
     // About 1 MiB a second.
@@ -155,8 +147,7 @@ fn an_unread_http2_response_is_aborted() {
         crate::support::upstream::write(stream, b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n");
         crate::support::upstream::write(stream, &vec![b'x'; 10_000_000])
     });
-    let gateway = Gateway::start(upstream.address(), &[("TIMEOUTS_WRITE", "400ms")]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("TIMEOUTS_WRITE", "400ms")]);
     let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
     let start = Instant::now();
     let ended = client.send_without_reading_body("GET /timbr/api/x", &[JSON, ("x-api-key", &token)]);
@@ -180,8 +171,7 @@ fn is_fast(limit: Duration, mut attempt: impl FnMut() -> Duration) -> bool {
 
 #[test]
 fn connection_close_is_not_delayed() {
-    let gateway = Gateway::start(Upstream::start().address(), &[]);
-    let token = gateway.token();
+    let (_, gateway, token) = setup(&[]);
     let good = format!("Host: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n");
     for (target, ending) in [("/timbr/api/x HTTP/1.1", "Connection: close\r\n"), ("/timbr/api/x HTTP/1.0", "")] {
         for (headers, status) in [(&*good, " 200 "), ("Host: localhost\r\n", " 400 ")] {

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use crate::support::frames::{END_HEADERS, END_STREAM, Frames, HEADERS, frame, header};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::pki::Pki;
 use crate::support::tls_client::{TlsClient, leaf};
 use crate::support::upstream::Upstream;
@@ -76,9 +76,7 @@ fn a_request_for_a_different_host_is_misdirected() {
 
 #[test]
 fn over_http_2_too() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     let mut frames = Frames::connect(gateway.https(), gateway.certificate_pem());
     for (stream, authority, status) in [(1, "localhost", 200), (3, "elsewhere.test", 421)] {
         let head = [
@@ -218,9 +216,7 @@ fn a_route_can_require_a_client_certificate() {
 /// A client that confuses the ports gets a response that it can show, and its key is not accepted.
 #[test]
 fn plain_http_on_the_tls_port_is_rejected_in_http() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[]);
     let mut client = crate::support::client::Client::connect(gateway.https());
     let headers = [("Content-Type", "application/json"), ("x-api-key", &*token)];
     let response = client.send("POST /timbr/api/x", &headers, b"{}");

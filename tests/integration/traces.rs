@@ -72,12 +72,12 @@ impl Receiver {
 fn start(upstream: SocketAddr, variables: &[(&str, &str)]) -> (Program, Lines) {
     let variables: Vec<_> = variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let shell = format!("exec env {} \"$0\" serve", variables.join(" "));
-    Program::start_logged(upstream, &[("LISTEN_ADMIN", "127.0.0.1:0")], &shell)
+    Program::start_logged_as(upstream, &[("LISTEN_ADMIN", "127.0.0.1:0")], &shell)
 }
 
 /// Whether a line of the log contains this text.
 fn has_logged(log: &Lines, text: &str) -> bool {
-    log.lock().expect("no panic").iter().any(|line| line.to_string().contains(text))
+    !log.matching(|line| line.to_string().contains(text)).is_empty()
 }
 
 #[test]

@@ -20,8 +20,7 @@ fn a_backend_that_is_down_gives_502_until_it_returns() {
     let port = TcpListener::bind("127.0.0.1:0").expect("bound");
     let address = port.local_addr().expect("an address");
     drop(port);
-    let gateway = Gateway::start(address, &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(address, &[]);
     let refused = send(&gateway, &token, "POST");
     assert_eq!((refused.status, refused.reason().as_str()), (502, "upstream_unreachable"));
     assert_eq!(refused.header("retry-after"), "1");
@@ -37,11 +36,9 @@ fn a_backend_that_hangs_gives_504() {
         std::thread::sleep(Duration::from_secs(5));
         AfterRequest::Close
     });
-    let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_RESPONSE_TIMEOUT", "400ms")]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("UPSTREAM_RESPONSE_TIMEOUT", "400ms")]);
     let start = Instant::now();
-    let refused = send(&gateway, &token, "POST");
-    assert_eq!((refused.status, refused.reason().as_str()), (504, "upstream_timeout"));
+    assert_eq!(send(&gateway, &token, "POST").rejection(), (504, "upstream_timeout".into()));
     let waited = start.elapsed();
     assert!(waited >= Duration::from_millis(400) && waited < Duration::from_secs(5), "{waited:?}");
 }
@@ -51,8 +48,7 @@ fn a_backend_that_hangs_gives_504() {
 fn a_backend_that_stops_reading_the_body_gives_504() {
     let upstream = TcpListener::bind("127.0.0.1:0").expect("bound");
     let options = [("UPSTREAM_RESPONSE_TIMEOUT", "400ms")];
-    let gateway = Gateway::start(upstream.local_addr().expect("an address"), &options);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.local_addr().expect("an address"), &options);
     let mut client = gateway.client();
     let head = format!(
         "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
@@ -62,8 +58,7 @@ fn a_backend_that_stops_reading_the_body_gives_504() {
     let mut sending = client.try_clone();
     let sender = std::thread::spawn(move || while sending.write_all(&[b'x'; 64 * 1024]).is_ok() {});
     let _unread = upstream.accept().expect("a connection").0;
-    let refused = client.read_response();
-    assert_eq!((refused.status, refused.reason().as_str()), (504, "upstream_timeout"));
+    assert_eq!(client.read_response().rejection(), (504, "upstream_timeout".into()));
     drop(client);
     drop(gateway);
     sender.join().expect("no panic");
@@ -75,13 +70,11 @@ fn a_post_that_may_have_arrived_is_not_retried() {
     let upstream = Upstream::with_behaviour(|_, stream| {
         if CLOSE.load(Ordering::SeqCst) { AfterRequest::Close } else { respond(stream, 200, "{}") }
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     assert_eq!(send(&gateway, &token, "POST").status, 200);
     CLOSE.store(true, Ordering::SeqCst);
     // On the connection that the first request left open.
-    let refused = send(&gateway, &token, "POST");
-    assert_eq!((refused.status, refused.reason().as_str()), (502, "upstream_closed"));
+    assert_eq!(send(&gateway, &token, "POST").rejection(), (502, "upstream_closed".into()));
     let connections: Vec<_> = upstream.log().iter().map(|seen| seen.connection).collect();
     assert_eq!(connections, [0, 0]);
 }
@@ -93,8 +86,7 @@ fn a_get_on_a_closed_connection_is_retried() {
         let second = request.header("x-request-id").starts_with("second");
         if second && request.connection == 0 { AfterRequest::Close } else { respond(stream, 200, "{}") }
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     let get = |id: &str| {
         let headers = [JSON, ("x-api-key", &token), ("x-request-id", id)];
         gateway.client().send("GET /timbr/api/x", &headers, b"").status
@@ -115,8 +107,7 @@ fn a_get_is_not_retried_after_an_informational_response() {
         write(stream, b"HTTP/1.1 102 Processing\r\n\r\n");
         AfterRequest::Close
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     let get = |id: &str| {
         let headers = [JSON, ("x-api-key", &token), ("x-request-id", id)];
         gateway.client().send("GET /timbr/api/x", &headers, b"")
@@ -133,8 +124,7 @@ fn an_idle_connection_closed_by_the_backend_is_not_used() {
         respond(stream, 200, "{}");
         AfterRequest::Close
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     for sent in 1..=50 {
         assert_eq!(send(&gateway, &token, "POST").status, 200);
         // Before that, a request may cross with the close, and the gateway cannot know whether it was read.
@@ -152,8 +142,7 @@ fn a_truncated_response_never_looks_complete() {
             std::thread::sleep(Duration::from_millis(50));
             AfterRequest::Reset
         });
-        let gateway = Gateway::start(upstream.address(), &[]);
-        let token = gateway.token();
+        let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
         let mut client = gateway.client();
         let got = client.query(&token);
         assert!(!got.complete, "{head}: {got:?}");
@@ -168,8 +157,7 @@ fn a_response_with_a_long_pause_is_aborted() {
         std::thread::sleep(Duration::from_secs(5));
         AfterRequest::Close
     });
-    let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_BODY_TIMEOUT", "300ms")]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("UPSTREAM_BODY_TIMEOUT", "300ms")]);
     let start = Instant::now();
     assert!(!send(&gateway, &token, "GET").complete);
     assert!(start.elapsed() < Duration::from_secs(5), "before the backend closes");
@@ -188,10 +176,8 @@ fn an_invalid_response_gives_502_and_its_connection_is_not_reused() {
         let upstream = Upstream::with_behaviour(move |request, stream| {
             if request.connection == 0 { write(stream, nonsense.as_bytes()) } else { respond(stream, 200, "{}") }
         });
-        let gateway = Gateway::start(upstream.address(), &[]);
-        let token = gateway.token();
-        let refused = send(&gateway, &token, "POST");
-        assert_eq!((refused.status, refused.reason().as_str()), (502, "upstream_invalid"), "{nonsense:?}");
+        let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
+        assert_eq!(send(&gateway, &token, "POST").rejection(), (502, "upstream_invalid".into()), "{nonsense:?}");
         assert_eq!(send(&gateway, &token, "POST").status, 200, "{nonsense:?}");
         assert_eq!(upstream.log().last().map(|seen| seen.connection), Some(1), "{nonsense:?}");
     }
@@ -203,8 +189,7 @@ fn bytes_after_a_response_reach_no_other_client() {
         let extra = if request.connection == 0 { "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen" } else { "" };
         write(stream, format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{{}}{extra}").as_bytes())
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
     for _ in 0..5 {
         assert_eq!(send(&gateway, &token, "GET").text(), "{}");
     }
@@ -222,8 +207,7 @@ fn an_early_response_is_forwarded_while_the_body_arrives() {
         let _ = stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nmuch");
         while matches!(stream.read(&mut some), Ok(count) if count > 0) {}
     });
-    let gateway = Gateway::start(address, &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(address, &[]);
     let mut client = gateway.client();
     let head = format!(
         "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
@@ -244,10 +228,8 @@ fn a_disconnected_client_aborts_its_query() {
         ENDED.store(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), Ordering::SeqCst);
         AfterRequest::Close
     });
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
-    let mut client = gateway.client();
-    client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
+    let client = gateway.begin("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
     wait_until("the query has arrived", || upstream.log().len() == 1);
     drop(client);
     wait_until("the backend connection ends", || ENDED.load(Ordering::SeqCst));

@@ -53,8 +53,7 @@ impl Site {
         let backend = Recorder::start(Reply::Name);
         let mut all = vec![("TOKENS_FOREIGN", "reject")];
         all.extend(options);
-        let gateway = Gateway::start(backend.address(), &all);
-        let token = gateway.token();
+        let (gateway, token) = Gateway::with_token(backend.address(), &all);
         Site { gateway, backend, token }
     }
 

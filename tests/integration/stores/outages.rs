@@ -263,8 +263,7 @@ fn known_tokens_are_accepted_up_to_max_stale() {
     scene.gateway.clock.advance(Duration::from_secs(590));
     assert_eq!(scene.gateway.query(&scene.known).status, 200);
     scene.gateway.clock.advance(Duration::from_secs(20));
-    let response = scene.gateway.query(&scene.known);
-    assert_eq!((response.status, response.reason().as_str()), (503, "token_store_unavailable"));
+    assert_eq!(scene.gateway.query(&scene.known).rejection(), (503, "token_store_unavailable".into()));
     assert_eq!(scene.login("known").status, 503);
     redis.restart();
     wait_until("the store is available again", || is_up(&scene.gateway));
@@ -279,13 +278,11 @@ fn the_gateway_starts_before_its_store() {
     let url = redis.url();
     let options = [("STORE_KIND", "redis"), ("STORE_URLS", url.as_str()), ("TOKENS_FOREIGN", "reject")];
     let gateway = Gateway::start(upstream.address(), &options);
-    let ready = || crate::support::client::Client::connect(gateway.admin()).send("GET /readyz", &[], b"").status == 200;
-    wait_until("the gateway is ready without Redis", ready);
+    wait_until("the gateway is ready without Redis", || gateway.readiness() == 200);
     let login = || gateway.login("alice", "secret").status;
     assert_eq!(login(), 503);
     let strangers = format!("tk_{}", "0".repeat(56));
-    let foreign = gateway.query(&strangers);
-    assert_eq!((foreign.status, foreign.reason().as_str()), (401, "api_key_unknown"), "independent of the store");
+    assert_eq!(gateway.query(&strangers).rejection(), (401, "api_key_unknown".into()), "independent of the store");
     redis.restart();
     wait_until("it serves", || login() == 200);
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use timbr_gateway::store::{Revocation, TokenId};
 
 use crate::support::client::{Client, JSON};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::redis::Redis;
 use crate::support::stores::StoreFixture;
 use crate::support::upstream::Upstream;
@@ -94,9 +94,7 @@ fn a_revocation_during_an_outage_is_local_until_the_store_returns() {
 
 #[test]
 fn only_local_clients_may_revoke() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[]);
-    let token = gateway.token();
+    let (_, gateway, token) = setup(&[]);
     let ask = |line: &str, host: &str, kind: &str, body: &str| {
         let mut client = Client::connect(gateway.admin());
         let length = body.len();

@@ -58,6 +58,11 @@ impl Response {
         self.json()["data"][0].as_str().expect("a token").to_owned()
     }
 
+    /// Status and `reason` of a rejection. Checks the form of the response.
+    pub fn rejection(&self) -> (u16, String) {
+        (self.status, self.reason())
+    }
+
     /// The `reason` of a rejection. Checks the form of the response.
     pub fn reason(&self) -> String {
         let body = self.json();

@@ -15,6 +15,14 @@ use crate::support::TIMEOUT;
 use crate::support::bearer::SALT;
 use crate::support::client::{self, Client, Response};
 use crate::support::program::run;
+use crate::support::upstream::Upstream;
+
+/// A backend that accepts every request, a gateway for it, and a token of `alice`.
+pub fn setup(options: &[(&str, &str)]) -> (Upstream, Gateway, String) {
+    let upstream = Upstream::start();
+    let (gateway, token) = Gateway::with_token(upstream.address(), options);
+    (upstream, gateway, token)
+}
 
 /// A running gateway. Stops when dropped.
 pub struct Gateway {
@@ -30,6 +38,13 @@ impl Gateway {
     /// A gateway for a plain HTTP backend.
     pub fn start(upstream: SocketAddr, options: &[(&str, &str)]) -> Gateway {
         Gateway::start_with_url(&format!("http://{upstream}"), options)
+    }
+
+    /// The same with a token of `alice`.
+    pub fn with_token(upstream: SocketAddr, options: &[(&str, &str)]) -> (Gateway, String) {
+        let gateway = Gateway::start(upstream, options);
+        let token = gateway.token();
+        (gateway, token)
     }
 
     /// `options` are environment variables without the prefix `TIMBR_GATEWAY_`, except for the salt.
@@ -105,6 +120,13 @@ impl Gateway {
         Client::connect(self.http())
     }
 
+    /// Sends a request on a new connection, and leaves the response there.
+    pub fn begin(&self, line: &str, headers: &[(&str, &str)], body: &[u8]) -> Client {
+        let mut client = self.client();
+        client.write_request(line, headers, body);
+        client
+    }
+
     /// The response to a query with this key, on a new connection.
     pub fn query(&self, key: &str) -> Response {
         self.client().query(key)
@@ -123,6 +145,11 @@ impl Gateway {
             assert!(start.elapsed() < TIMEOUT, "{series} is {}, not {value}", self.metric(series));
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// The status of `/readyz`.
+    pub fn readiness(&self) -> u16 {
+        Client::connect(self.admin()).send("GET /readyz", &[], b"").status
     }
 
     /// The JSON of a GET on the admin listener.

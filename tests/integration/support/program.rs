@@ -29,6 +29,15 @@ pub fn run(arguments: &[&str], variables: &[(&str, &str)], input: &str) -> Outpu
     child.wait_with_output().expect("ended")
 }
 
+/// Runs a command with the salt and these options, variables without the prefix `TIMBR_GATEWAY_`.
+pub fn run_with_options(arguments: &[&str], options: &[(&str, &str)]) -> Output {
+    let names: Vec<_> = options.iter().map(|(name, _)| format!("TIMBR_GATEWAY_{name}")).collect();
+    let options = names.iter().zip(options).map(|(name, (_, value))| (name.as_str(), *value));
+    run(arguments, &options.chain([("API_AUTH_SALT", SALT)]).collect::<Vec<_>>(), "")
+}
+
+const SERVE: &str = "exec \"$0\" serve";
+
 /// A running program. Killed when dropped.
 pub struct Program {
     child: Child,
@@ -43,12 +52,31 @@ pub struct Program {
 }
 
 /// The lines that a program has logged.
-pub type Lines = Arc<Mutex<Vec<Value>>>;
+#[derive(Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<Value>>>);
+
+impl Lines {
+    /// Those that match, so far.
+    pub fn matching(&self, is_it: impl Fn(&Value) -> bool) -> Vec<Value> {
+        self.0.lock().expect("no panic").iter().filter(|line| is_it(line)).cloned().collect()
+    }
+
+    /// Waits for a line that matches, and returns it.
+    pub fn expect(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        wait_until(what, || !self.matching(&is_it).is_empty());
+        self.matching(is_it).swap_remove(0)
+    }
+
+    /// Whether a message contains this text.
+    pub fn has_message(&self, part: &str) -> bool {
+        !self.matching(|line| line["message"].as_str().is_some_and(|message| message.contains(part))).is_empty()
+    }
+}
 
 impl Program {
     /// With one worker. The log is read and discarded.
     pub fn start(upstream: SocketAddr, options: &[(&str, &str)]) -> Program {
-        Program::start_as(upstream, options, "exec \"$0\" serve")
+        Program::start_as(upstream, options, SERVE)
     }
 
     /// `shell` is the command that starts the program `$0`. The log is read and discarded.
@@ -59,16 +87,21 @@ impl Program {
         program
     }
 
-    /// Also returns the lines of the log. `shell` is the command that starts the program `$0`.
-    pub fn start_logged(upstream: SocketAddr, options: &[(&str, &str)], shell: &str) -> (Program, Lines) {
+    /// Also returns the lines of the log.
+    pub fn start_logged(upstream: SocketAddr, options: &[(&str, &str)]) -> (Program, Lines) {
+        Program::start_logged_as(upstream, options, SERVE)
+    }
+
+    /// `shell` is the command that starts the program `$0`.
+    pub fn start_logged_as(upstream: SocketAddr, options: &[(&str, &str)], shell: &str) -> (Program, Lines) {
         let mut program = Program::start_unread(upstream, options, shell);
         let log = program.log.take().expect("the log is not read yet");
         let lines = Lines::default();
-        let shared = Arc::clone(&lines);
+        let shared = lines.clone();
         std::thread::spawn(move || {
             for line in log.lines().map_while(Result::ok) {
                 if let Ok(line) = serde_json::from_str(&line) {
-                    shared.lock().expect("no panic").push(line);
+                    shared.0.lock().expect("no panic").push(line);
                 }
             }
         });
@@ -134,12 +167,12 @@ impl Program {
         client::login(self.http, user, password)
     }
 
-    /// A token of `alice`.
     /// The response to a query with this key, on a new connection.
     pub fn query(&self, key: &str) -> Response {
         Client::connect(self.http).query(key)
     }
 
+    /// A token of `alice`.
     pub fn token(&self) -> String {
         self.login("alice", "secret").token()
     }

@@ -215,10 +215,8 @@ fn a_backend_that_watches_notices_that_the_client_has_left() {
     for policy in ["half-close", "close"] {
         let (upstream, noticed) = watching();
         let options = [("UPSTREAM_ABANDONED", policy), ("UPSTREAM_REQUESTS", "1")];
-        let gateway = Gateway::start(upstream.address(), &options);
-        let token = gateway.token();
-        let mut client = gateway.client();
-        client.write_request(QUERY, &[JSON, ("x-api-key", &token)], b"{}");
+        let (gateway, token) = Gateway::with_token(upstream.address(), &options);
+        let client = gateway.begin(QUERY, &[JSON, ("x-api-key", &token)], b"{}");
         wait_until("the request has arrived", || upstream.log().len() == 1);
         drop(client);
         wait_until("the backend notices it", || noticed.load(Ordering::SeqCst) == 1);
@@ -242,16 +240,14 @@ fn an_abandoned_request_counts_for_its_caller_and_blocks_no_other_one() {
     let options = [("LIMITS_REQUESTS_PER_IDENTITY", "1"), ("LIMITS_REQUESTS", "1")];
     let gateway = Gateway::start(upstream.address(), &options);
     let (alice, bob) = (gateway.token(), gateway.token_of("bob", "secret"));
-    let mut client = gateway.client();
-    client.write_request(QUERY, &[JSON, ("x-api-key", &alice)], b"{}");
+    let client = gateway.begin(QUERY, &[JSON, ("x-api-key", &alice)], b"{}");
     wait_until("the request has arrived", || upstream.log().len() == 1);
     gateway.expect_metric("timbr_gateway_requests_in_flight", 1.0);
     drop(client);
     let labels = format!("{{upstream=\"default\",backend=\"{0}\",address=\"{0}\"}}", upstream.address());
     gateway.expect_metric(&format!("timbr_gateway_upstream_requests_abandoned{labels}"), 1.0);
     let quick = |token: &str| gateway.client().send("POST /timbr/api/quick", &[JSON, ("x-api-key", token)], b"{}");
-    let refused = quick(&alice);
-    assert_eq!((refused.status, refused.reason().as_str()), (429, "too_many_requests"));
+    assert_eq!(quick(&alice).rejection(), (429, "too_many_requests".into()));
     gateway.expect_metric("timbr_gateway_requests_in_flight", 0.0);
     assert_eq!(quick(&bob).status, 200, "limits.requests is free");
     is_open.store(true, Ordering::SeqCst);
@@ -267,10 +263,8 @@ fn an_abandoned_request_counts_at_most_for_the_response_timeout() {
         thread::sleep(Duration::from_secs(30));
         AfterRequest::Close
     });
-    let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_RESPONSE_TIMEOUT", "500ms")]);
-    let token = gateway.token();
-    let mut client = gateway.client();
-    client.write_request(QUERY, &[JSON, ("x-api-key", &token)], b"{}");
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("UPSTREAM_RESPONSE_TIMEOUT", "500ms")]);
+    let client = gateway.begin(QUERY, &[JSON, ("x-api-key", &token)], b"{}");
     wait_until("the request has arrived", || upstream.log().len() == 1);
     drop(client);
     let abandoned = || endpoint(&gateway, upstream.address())["abandoned"].as_u64();
@@ -289,8 +283,7 @@ fn an_abandoned_request_counts_for_the_response_timeout_of_its_route() {
     let file = "routes:\n  - {name: slow, prefix: /reports, response_timeout: 1h}\n";
     let gateway = Gateway::start_with_file(upstream.address(), file, &[("UPSTREAM_RESPONSE_TIMEOUT", "100ms")]);
     let token = gateway.token();
-    let mut client = gateway.client();
-    client.write_request("GET /reports/x", &[JSON, ("x-api-key", &token)], b"");
+    let client = gateway.begin("GET /reports/x", &[JSON, ("x-api-key", &token)], b"");
     wait_until("the request has arrived", || upstream.log().len() == 1);
     drop(client);
     let abandoned = || endpoint(&gateway, upstream.address())["abandoned"].as_u64();
@@ -306,15 +299,9 @@ fn a_slot_is_free_when_the_backend_has_finished() {
         let body = format!("{{\"a\":\"{}\"}}", "x".repeat(20_000));
         respond(stream, 200, &body)
     });
-    let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_REQUESTS", "1"), ("UPSTREAM_QUEUE_TIMEOUT", "2s")]);
-    let token = gateway.token();
-    let slow: Vec<_> = (0..5)
-        .map(|_| {
-            let mut client = gateway.client();
-            client.write_request(QUERY, &[JSON, ("x-api-key", &token)], b"{}");
-            client
-        })
-        .collect();
+    let (gateway, token) =
+        Gateway::with_token(upstream.address(), &[("UPSTREAM_REQUESTS", "1"), ("UPSTREAM_QUEUE_TIMEOUT", "2s")]);
+    let slow: Vec<_> = (0..5).map(|_| gateway.begin(QUERY, &[JSON, ("x-api-key", &token)], b"{}")).collect();
     wait_until("all are served", || upstream.log().len() == 5);
     drop(slow);
 }
@@ -330,10 +317,8 @@ fn an_endless_response_of_an_abandoned_request_ends() {
         count.fetch_add(1, Ordering::SeqCst);
         AfterRequest::Close
     });
-    let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_REQUESTS", "1")]);
-    let token = gateway.token();
-    let mut client = gateway.client();
-    client.write_request(QUERY, &[JSON, ("x-api-key", &token)], b"{}");
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("UPSTREAM_REQUESTS", "1")]);
+    let mut client = gateway.begin(QUERY, &[JSON, ("x-api-key", &token)], b"{}");
     assert_eq!(client.read_head().expect("a response").status, 200);
     drop(client);
     wait_until("the backend notices it", || ended.load(Ordering::SeqCst) == 1);

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, frame, good_head};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, setup};
 use crate::support::upstream::{AfterRequest, Upstream};
 use crate::support::wait_until;
 
@@ -22,9 +22,7 @@ fn with_length(token: &str, length: usize) -> String {
 
 #[test]
 fn a_request_without_its_body_holds_no_slot() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_REQUESTS", "1")]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[("UPSTREAM_REQUESTS", "1")]);
     let mut slow = gateway.client();
     slow.write(with_length(&token, 100).as_bytes());
     slow.write(&[b' '; 99]);
@@ -42,9 +40,7 @@ fn a_request_without_its_body_holds_no_slot() {
 
 #[test]
 fn a_small_body_is_sent_in_one_piece_with_its_length() {
-    let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.address(), &[("LIMITS_BUFFER", "1KiB")]);
-    let token = gateway.token();
+    let (upstream, gateway, token) = setup(&[("LIMITS_BUFFER", "1KiB")]);
     for (size, is_buffered) in [(0, true), (1000, true), (3000, false)] {
         let mut client = gateway.client();
         client.write(head(&token, "Transfer-Encoding: chunked").as_bytes());
@@ -66,8 +62,7 @@ fn a_small_body_is_sent_in_one_piece_with_its_length() {
 fn a_pause_within_an_upload_counts_against_the_client() {
     let upstream = Upstream::start();
     let options = [("UPSTREAM_RESPONSE_TIMEOUT", "300ms"), ("TIMEOUTS_BODY", "1200ms")];
-    let gateway = Gateway::start(upstream.address(), &options);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &options);
     for (first, length) in [(3, 50), (150_000, 200_000)] {
         for continues in [true, false] {
             let mut client = gateway.client();
@@ -79,8 +74,7 @@ fn a_pause_within_an_upload_counts_against_the_client() {
                 client.write(&vec![b' '; length - first]);
                 assert_eq!(client.read_response().status, 200, "{length}");
             } else {
-                let refused = client.read_response();
-                assert_eq!((refused.status, refused.reason().as_str()), (408, "request_body_stalled"), "{length}");
+                assert_eq!(client.read_response().rejection(), (408, "request_body_stalled".into()), "{length}");
                 assert!(start.elapsed() >= Duration::from_millis(1100), "{:?}", start.elapsed());
             }
         }
@@ -113,8 +107,7 @@ fn slow_clients_cannot_get_a_backend_ejected() {
         })
         .collect();
     for client in &mut slow {
-        let refused = client.read_response();
-        assert_eq!((refused.status, refused.reason().as_str()), (408, "request_body_stalled"));
+        assert_eq!(client.read_response().rejection(), (408, "request_body_stalled".into()));
     }
     for backend in backends {
         let told = endpoint(&gateway, backend);
@@ -129,10 +122,8 @@ fn a_client_with_a_body_leaves_the_queue() {
         let _ = std::io::Read::read(stream, &mut [0]);
         AfterRequest::Close
     });
-    let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_REQUESTS", "1")]);
-    let token = gateway.token();
-    let mut first = gateway.client();
-    first.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("UPSTREAM_REQUESTS", "1")]);
+    let _first = gateway.begin("POST /timbr/api/x", &[JSON, ("x-api-key", &token)], b"{}");
     wait_until("it has arrived", || upstream.log().len() == 1);
     for size in [100, 60_000] {
         let mut leaving = gateway.client();

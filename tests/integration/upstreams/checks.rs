@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::support::client::Client;
 use crate::support::gateway::Gateway;
 use crate::support::upstream::{AfterRequest, Upstream, respond};
 use crate::support::wait_until;
@@ -17,10 +16,6 @@ fn checked(well: &Arc<AtomicBool>) -> Upstream {
         let is_ill = request.line.starts_with("GET /health ") && !well.load(Ordering::SeqCst);
         respond(stream, if is_ill { 500 } else { 200 }, "{}")
     })
-}
-
-fn is_ready(gateway: &Gateway) -> bool {
-    Client::connect(gateway.admin()).send("GET /readyz", &[], b"").status == 200
 }
 
 const CHECKED: [(&str, &str); 4] = [
@@ -38,7 +33,7 @@ fn an_unhealthy_endpoint_gets_no_requests_until_it_recovers() {
     let token = gateway.token();
     let state = |number: usize| endpoint(&gateway, backends[number].address())["state"].clone();
     wait_until("it is detected", || state(0) == "unhealthy");
-    assert_eq!((state(1).as_str(), is_ready(&gateway)), (Some("usable"), true));
+    assert_eq!((state(1).as_str(), gateway.readiness()), (Some("usable"), 200));
     let requests = |number: usize| backends[number].log().iter().filter(|seen| seen.line.starts_with("POST")).count();
     let before = requests(0);
     for number in 0..20 {
@@ -53,19 +48,18 @@ fn an_unhealthy_endpoint_gets_no_requests_until_it_recovers() {
     // The health checks may be wrong, and rejecting the request would not help.
     assert_eq!(post(&gateway, &token, "x").status, 200);
     assert_eq!((state(0).as_str(), state(1).as_str()), (Some("unhealthy"), Some("unhealthy")));
-    assert!(!is_ready(&gateway), "with readiness.upstream");
+    assert_eq!(gateway.readiness(), 503, "with readiness.upstream");
     well[0].store(true, Ordering::SeqCst);
     wait_until("the endpoint is healthy again", || state(0) == "usable");
-    assert_eq!((post(&gateway, &token, "y").status, is_ready(&gateway)), (200, true));
+    assert_eq!((post(&gateway, &token, "y").status, gateway.readiness()), (200, 200));
 }
 
 #[test]
 fn readiness_depends_on_the_backend_only_if_configured() {
-    let gateway = Gateway::start(super::closed_port(), &[("UPSTREAM_EJECT_AFTER", "1")]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(super::closed_port(), &[("UPSTREAM_EJECT_AFTER", "1")]);
     assert_eq!(post(&gateway, &token, "a").status, 502);
     assert_eq!(post(&gateway, &token, "b").reason(), "upstream_unreachable");
-    assert!(is_ready(&gateway));
+    assert_eq!(gateway.readiness(), 200);
 }
 
 #[test]

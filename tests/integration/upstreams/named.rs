@@ -54,8 +54,7 @@ fn each_upstream_has_its_own_limit() {
     let gateway = gateway(&api, &held, ", requests: 1, queue: 0", &[("UPSTREAM_REQUESTS", "1")]);
     let token = gateway.token();
     let headers = [JSON, ("x-api-key", &*token)];
-    let mut first = gateway.client();
-    first.write_request("GET /reports/x", &headers, b"");
+    let mut first = gateway.begin("GET /reports/x", &headers, b"");
     wait_until("it has arrived", || held.log().len() == 1);
     assert_eq!(gateway.client().send("GET /reports/x", &headers, b"").reason(), "queue_full");
     assert_eq!(gateway.client().send("GET /timbr/api/x", &headers, b"").status, 200, "a different upstream");

@@ -1,16 +1,14 @@
 //! The concurrency limit at the backend: the fair queue, its limits, and clients that leave it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use serde_json::Value;
 
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::H2Client;
-use crate::support::program::Program;
+use crate::support::program::{Lines, Program};
 use crate::support::upstream::{Upstream, respond};
 use crate::support::wait_until;
 
@@ -35,9 +33,7 @@ fn busy(pause: Duration, most: &Arc<AtomicUsize>) -> Upstream {
 
 /// A client that has sent its query.
 fn sent(gateway: &Gateway, token: &str) -> Client {
-    let mut client = gateway.client();
-    client.write_request(QUERY, &[JSON, ("x-api-key", token)], b"{}");
-    client
+    gateway.begin(QUERY, &[JSON, ("x-api-key", token)], b"{}")
 }
 
 #[test]
@@ -171,8 +167,7 @@ fn queue_rejections_have_a_retry_after() {
 fn queued_requests_are_served_during_a_drain() {
     let most = Arc::<AtomicUsize>::default();
     let upstream = busy(Duration::from_millis(50), &most);
-    let gateway = Gateway::start(upstream.address(), &[("UPSTREAM_REQUESTS", "2")]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("UPSTREAM_REQUESTS", "2")]);
     let clients: Vec<_> = (0..10).map(|_| sent(&gateway, &token)).collect();
     wait_until("they wait", || queued(&gateway) > 3.0);
     gateway.begin_shutdown();
@@ -183,10 +178,10 @@ fn queued_requests_are_served_during_a_drain() {
 }
 
 /// The access log lines of queries.
-fn queries(lines: &Mutex<Vec<Value>>) -> Vec<(u64, String)> {
-    let lines = lines.lock().expect("no panic");
-    let of_queries = lines.iter().filter(|line| line["path"] == "/timbr/api/x");
+fn queries(lines: &Lines) -> Vec<(u64, String)> {
+    let of_queries = lines.matching(|line| line["path"] == "/timbr/api/x");
     of_queries
+        .iter()
         .map(|line| (line["status"].as_u64().expect("a status"), line["request_id"].as_str().unwrap_or("").to_owned()))
         .collect()
 }
@@ -198,7 +193,7 @@ fn a_disconnected_client_leaves_the_queue_or_aborts_its_query() {
         // A query whose client has left keeps its slot while the backend works on it.
         let slots = if queued { "1" } else { "2" };
         let options = [("UPSTREAM_REQUESTS", slots), ("LISTEN_ADMIN", "127.0.0.1:0")];
-        let (program, lines) = Program::start_logged(upstream.address(), &options, "exec \"$0\" serve");
+        let (program, lines) = Program::start_logged(upstream.address(), &options);
         let token = program.token();
         let headers = |id: &'static str| [JSON, ("x-api-key", token.as_str()), ("x-request-id", id)];
         let mut first = Client::connect(program.http);

@@ -24,8 +24,7 @@ fn a_backend_restart_under_load_sends_no_post_twice() {
     let address = super::closed_port();
     let arrived = Arrived::default();
     let first = MortalBackend::start(address, &arrived);
-    let gateway = Gateway::start(address, &[]);
-    let token = gateway.token();
+    let (gateway, token) = Gateway::with_token(address, &[]);
     let begun = Instant::now();
     let loaders: Vec<_> = (0..LOADERS)
         .map(|loader| {
