@@ -41,20 +41,20 @@ pub fn resolve_client(peer: IpAddr, headers: &Headers, trusted: &[IpNet], header
         ProxyHeader::XForwardedFor => headers.single(HeaderName::XForwardedProto),
         ProxyHeader::Forwarded => None,
     };
-    for (claimed, claimed_proto) in claims(headers, header).into_iter().rev().take(MAX_HOPS) {
+    for (claimed, claimed_proto) in claims(headers, header) {
         // An unreadable address ends the chain: nothing left of it can be trusted.
         let Some(address) = claimed else { break };
         hops.push(address);
-        proto = claimed_proto.or(proto);
+        if header == ProxyHeader::Forwarded {
+            // Not that of a proxy further on, which describes the connection of the proxy before it.
+            proto = claimed_proto;
+        }
         if !is_trusted(address, trusted) {
             break;
         }
     }
-    let is_tls = match proto {
-        Some(b"https") => Some(true),
-        Some(b"http") => Some(false),
-        _ => None,
-    };
+    let is_proto = |name: &[u8]| proto.is_some_and(|proto| proto.eq_ignore_ascii_case(name));
+    let is_tls = (is_proto(b"https") || is_proto(b"http")).then(|| is_proto(b"https"));
     let address = hops.last().copied().unwrap_or(peer);
     let texts: Vec<_> = hops.iter().rev().map(|address| client_address::to_text(*address)).collect();
     ClientOrigin { address, forwarded_for: Some(texts.join(", ")), is_tls }
@@ -85,25 +85,42 @@ pub fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
 /// The address that one proxy reports, `None` for an invalid one, and the scheme that its client used.
 type Claim<'a> = (Option<IpAddr>, Option<&'a [u8]>);
 
-/// The claims in the header, from left to right.
-fn claims(headers: &Headers, header: ProxyHeader) -> Vec<Claim<'_>> {
-    let items = |name: HeaderName| {
-        headers.all(name).flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+/// The claims in the header, from right to left.
+fn claims(headers: &Headers, header: ProxyHeader) -> impl Iterator<Item = Claim<'_>> {
+    let name = match header {
+        ProxyHeader::XForwardedFor => HeaderName::XForwardedFor,
+        ProxyHeader::Forwarded => HeaderName::Forwarded,
     };
-    match header {
-        ProxyHeader::XForwardedFor => {
-            items(HeaderName::XForwardedFor).map(|item| (parse_address(item), None)).collect()
-        }
-        ProxyHeader::Forwarded => {
-            let address = |element| parse_address(parameter(element, b"for=")?);
-            items(HeaderName::Forwarded).map(|element| (address(element), parameter(element, b"proto="))).collect()
-        }
-    }
+    let values: Vec<_> = headers.all(name).collect();
+    let entries = values.into_iter().rev().flat_map(|value| split_from_right(value, b','));
+    entries.take(MAX_HOPS).map(move |entry| match header {
+        ProxyHeader::XForwardedFor => (parse_address(entry), None),
+        ProxyHeader::Forwarded => (parameter(entry, b"for=").and_then(parse_address), parameter(entry, b"proto=")),
+    })
+}
+
+/// Splits a text at the separators that are not in a quoted string (RFC 9110 section 5.6.4), the last part first.
+///
+/// SECURITY: a proxy may quote what the client sent, such as a host with a comma. And from the right, because only what
+/// the proxies wrote is known to be complete: a quote that the client left open must not include their entries.
+fn split_from_right(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let mut is_quoted = false;
+        let at = text.iter().enumerate().rposition(|(at, byte)| {
+            let is_escaped = || text[..at].iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1;
+            is_quoted ^= *byte == b'"' && !is_escaped();
+            *byte == separator && !is_quoted
+        });
+        rest = at.map(|at| &text[..at]);
+        Some(text[at.map_or(0, |at| at + 1)..].trim_ascii())
+    })
 }
 
 /// The value of a parameter in an element of `Forwarded` (RFC 7239 section 4). `start` is its name and `=`.
 fn parameter<'a>(element: &'a [u8], start: &[u8]) -> Option<&'a [u8]> {
-    let mut values = element.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).filter_map(|pair| {
+    let mut values = split_from_right(element, b';').filter_map(|pair| {
         let (name, value) = pair.split_at_checked(start.len())?;
         name.eq_ignore_ascii_case(start).then_some(value)
     });
@@ -167,6 +184,7 @@ mod tests {
             ),
             (&[("x-forwarded-for", "203.0.113.5, unknown, 10.2.2.2")], "10.2.2.2", "10.2.2.2, 10.0.0.1"),
             (&[("x-forwarded-for", "garbage")], "10.0.0.1", "10.0.0.1"),
+            (&[("x-forwarded-for", "6.6.6.6,")], "10.0.0.1", "10.0.0.1"),
             (&[("x-forwarded-for", "10.3.3.3, 10.2.2.2")], "10.3.3.3", "10.3.3.3, 10.2.2.2, 10.0.0.1"),
             (&[("forwarded", "for=6.6.6.6")], "10.0.0.1", "10.0.0.1"),
             (
@@ -191,10 +209,20 @@ mod tests {
                 "203.0.113.5, 10.2.2.2, 10.0.0.1",
                 Some(true),
             ),
-            ("for=203.0.113.5, for=10.2.2.2;proto=https", "203.0.113.5", "203.0.113.5, 10.2.2.2, 10.0.0.1", Some(true)),
+            ("for=203.0.113.5, for=10.2.2.2;proto=https", "203.0.113.5", "203.0.113.5, 10.2.2.2, 10.0.0.1", None),
+            ("for=203.0.113.5;proto=HTTPS", "203.0.113.5", "203.0.113.5, 10.0.0.1", Some(true)),
             ("for=203.0.113.5;proto=https;proto=http", "203.0.113.5", "203.0.113.5, 10.0.0.1", None),
             ("for=_hidden", "10.0.0.1", "10.0.0.1", None),
+            ("for=unknown;proto=http, for=10.2.2.2;proto=https", "10.2.2.2", "10.2.2.2, 10.0.0.1", Some(true)),
+            ("for=203.0.113.5, ", "10.0.0.1", "10.0.0.1", None),
             ("proto=https", "10.0.0.1", "10.0.0.1", None),
+            // The host that the client sent, in quotes.
+            ("for=203.0.113.5;host=\"x,for=6.6.6.6;proto=https\"", "203.0.113.5", "203.0.113.5, 10.0.0.1", None),
+            ("for=203.0.113.5;host=\"x\\\",for=6.6.6.6;x=\"", "203.0.113.5", "203.0.113.5, 10.0.0.1", None),
+            ("for=203.0.113.5;host=\"a;for=6.6.6.6\"", "203.0.113.5", "203.0.113.5, 10.0.0.1", None),
+            // A quote that the client left open.
+            ("for=\"6.6.6.6, for=203.0.113.5;proto=http", "203.0.113.5", "203.0.113.5, 10.0.0.1", Some(false)),
+            ("for=6.6.6.6;x=\", for=10.2.2.2", "10.2.2.2", "10.2.2.2, 10.0.0.1", None),
         ] {
             let headers = [("forwarded", forwarded), ("x-forwarded-for", "7.7.7.7"), ("x-forwarded-proto", "https")];
             let result = resolve_by(ProxyHeader::Forwarded, "10.0.0.1", &headers);
@@ -206,7 +234,7 @@ mod tests {
     fn a_trusted_proxy_says_whether_the_client_used_tls() {
         for (headers, is_tls) in [
             (&[("x-forwarded-proto", "https")][..], Some(true)),
-            (&[("x-forwarded-proto", "http")], Some(false)),
+            (&[("x-forwarded-proto", "HTTP")], Some(false)),
             (&[("x-forwarded-proto", "https, http")], None),
             (&[("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")], None),
         ] {
