@@ -36,9 +36,9 @@ pub struct Exchange {
 
 impl Exchange {
     /// Begins when the request is admitted.
-    pub fn new(record: Box<AccessRecord>, permit: Box<RequestPermit>) -> Exchange {
+    pub fn new(record: Box<AccessRecord>, permit: Box<RequestPermit>, cors: Option<CorsGrant>) -> Exchange {
         let edits = ResponseEdits::default();
-        Exchange { record, permit: Some(permit), cors: None, challenge: None, edits, padding: None, cancellation: None }
+        Exchange { record, permit: Some(permit), cors, challenge: None, edits, padding: None, cancellation: None }
     }
 
     /// The permit, before the request is sent.

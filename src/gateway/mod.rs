@@ -166,11 +166,12 @@ impl Gateway {
     /// Handles a request. There is always a response, and always a line in the access log.
     pub async fn handle(&self, peer: Rc<Peer>, head: Head, body: ClientBody) -> DownstreamResponse {
         let record = self.begin_record(peer, &head, &body);
+        let cors = self.routes.cors_grant(&head);
         let permit = match self.admission.admit_request() {
             Ok(permit) => permit,
-            Err(exceeded) => return self.reject_without_permit(&exceeded.into(), record),
+            Err(exceeded) => return self.reject_without_permit(&exceeded.into(), record, cors),
         };
-        let mut exchange = Exchange::new(record, permit);
+        let mut exchange = Exchange::new(record, permit, cors);
         let cancellation = self.query_observer.as_ref().map(|_| Arc::default());
         exchange.cancellation.clone_from(&cancellation);
         let decision =
@@ -206,7 +207,7 @@ impl Gateway {
         let unknown = Method::from_bytes(b"-").expect("a token");
         let context = RequestContext::new(peer, &Headers::new(), &[], self.proxy_header);
         let record = AccessRecord::new(context, unknown, "", &self.route_metrics.no_route, &self.worker);
-        self.reject_without_permit(rejection, record)
+        self.reject_without_permit(rejection, record, None)
     }
 
     /// Decides about an admitted request, and forwards it.
@@ -225,11 +226,9 @@ impl Gateway {
             RouteMatch::Profile(profile, number) => (profile, number),
             RouteMatch::Preflight(profile, number) => {
                 exchange.set_route(&self.route_metrics.profiles[number]);
-                exchange.cors = CorsGrant::for_request(profile, &head.headers);
                 return Ok(preflight_response(profile, exchange.cors.as_ref()));
             }
         };
-        exchange.cors = CorsGrant::for_request(profile, &head.headers);
         exchange.challenge = route_challenge(profile, self.has_oauth, &head, exchange.context());
         require_client_certificate(exchange.peer(), profile)?;
         exchange.set_route(&self.route_metrics.profiles[number]);
@@ -296,9 +295,18 @@ impl Gateway {
         record
     }
 
-    /// Responds to a request that was not admitted, or whose permit was released.
-    fn reject_without_permit(&self, rejection: &Rejection, mut record: Box<AccessRecord>) -> DownstreamResponse {
-        self.rejection_response(rejection, &mut record).into_downstream(record, None)
+    /// Responds to a request that was not admitted, or to bytes that are not a request.
+    fn reject_without_permit(
+        &self,
+        rejection: &Rejection,
+        mut record: Box<AccessRecord>,
+        cors: Option<CorsGrant>,
+    ) -> DownstreamResponse {
+        let mut response = self.rejection_response(rejection, &mut record);
+        if let Some(grant) = cors {
+            response.grant(&grant);
+        }
+        response.into_downstream(record, None)
     }
 
     fn rejection_response(&self, rejection: &Rejection, record: &mut AccessRecord) -> GatewayResponse {

@@ -8,7 +8,7 @@ use crate::base::byte_class::ByteClass;
 use crate::base::hex;
 use crate::config::RouteProfile;
 use crate::config::routes::requires_credential;
-use crate::gateway::cors;
+use crate::gateway::cors::{self, CorsGrant};
 use crate::gateway::rejection::Rejection;
 use crate::http::headers::{Head, HeaderName, Headers};
 
@@ -28,6 +28,7 @@ pub struct RouteTable {
     profiles: Vec<RouteProfile>,
     /// With the number of the profile, the longest one first.
     prefixes: Vec<(String, usize)>,
+    has_cors: bool,
 }
 
 impl RouteTable {
@@ -38,7 +39,21 @@ impl RouteTable {
         };
         let mut prefixes: Vec<_> = profiles.iter().enumerate().flat_map(of_profile).collect();
         prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        RouteTable { profiles, prefixes }
+        RouteTable { has_cors: profiles.iter().any(|profile| profile.cors.is_some()), profiles, prefixes }
+    }
+
+    /// What a page may do with the response to a request, which may be a rejection that precedes the route.
+    pub fn cors_grant(&self, head: &Head) -> Option<CorsGrant> {
+        let path = head.uri.path();
+        if !self.has_cors || is_get_token(path) {
+            return None;
+        }
+        CorsGrant::for_request(&self.profiles[self.number_of(path)?], &head.headers)
+    }
+
+    /// The number of the profile with the longest prefix of a path.
+    fn number_of(&self, path: &str) -> Option<usize> {
+        self.prefixes.iter().find(|(prefix, _)| has_prefix(path, prefix)).map(|(_, number)| *number)
     }
 
     /// The names of the profiles, by their numbers.
@@ -51,14 +66,13 @@ impl RouteTable {
         require_single_host(&head.uri, &head.headers)?;
         let path = head.uri.path();
         reject_ambiguous_path(path)?;
-        if matches!(path, "/timbr/api/get_token" | "/timbr/api/get_token/") {
+        if is_get_token(path) {
             return match head.method {
                 Method::POST => Ok(RouteMatch::GetToken),
                 _ => Err(Rejection::MethodNotAllowed("POST".to_owned())),
             };
         }
-        let found = self.prefixes.iter().find(|(prefix, _)| has_prefix(path, prefix));
-        let number = found.ok_or(Rejection::NotFound)?.1;
+        let number = self.number_of(path).ok_or(Rejection::NotFound)?;
         let profile = &self.profiles[number];
         if profile.accepts.none {
             self.reject_protected_path(path)?;
@@ -91,6 +105,11 @@ impl RouteTable {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the gateway itself responds at a path, independent of the routes.
+fn is_get_token(path: &str) -> bool {
+    matches!(path, "/timbr/api/get_token" | "/timbr/api/get_token/")
 }
 
 /// SECURITY: a prefix also matches without its last slash. Backends commonly serve both spellings, so

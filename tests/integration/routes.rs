@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::support::bearer::basic;
 use crate::support::client::{JSON, Response};
 use crate::support::gateway::Gateway;
+use crate::support::h2_client::H2Client;
 use crate::support::upstream::{AfterRequest, Recorded, Upstream, respond};
 use crate::support::wait_until;
 
@@ -211,6 +212,16 @@ fn pages_of_listed_origins_may_read_responses_and_rejections() {
     let headers = ["vary", "access-control-allow-origin"].map(|name| response.header(name));
     assert_eq!((response.status, headers), (200, ["origin", ""]), "a cache may serve it to a page");
     assert_eq!(send(&gateway, "OPTIONS /timbr/api/x", &[&[app][..], &asks].concat(), b"").status, 405, "no cors");
+    // Rejections that precede the route.
+    let client = H2Client::connect(gateway.https(), gateway.certificate_pem());
+    let too_long = format!("GET /timbr/api/mcp?{}", "x".repeat(9000));
+    for (line, status) in [(&*too_long, 414), ("PUT /timbr/api/mcp", 405), ("GET /timbr/api/mcp/a;b", 400)] {
+        let rejection = client.send(line, &[("origin", app.1)], b"");
+        let allowed = rejection.headers.get("access-control-allow-origin").and_then(|value| value.to_str().ok());
+        assert_eq!((rejection.status, allowed), (status, Some(app.1)), "{line}");
+    }
+    let rejection = client.send("GET /timbr/api/get_token", &[("origin", app.1)], b"");
+    assert!(!rejection.headers.contains_key("vary"), "it belongs to no route");
 }
 
 #[test]

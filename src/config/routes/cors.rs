@@ -1,10 +1,12 @@
 //! Reads `cors` of a route: pages of which other origins may send requests to it (the CORS protocol of the Fetch
 //! standard). Handles no request.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Method;
 
+use crate::base::byte_class::ByteClass;
 use crate::config::list_entry::ListEntry;
 use crate::config::options::OptionType;
 use crate::config::routes::parse_method;
@@ -83,14 +85,28 @@ fn origins(entry: &mut ListEntry<'_>) -> Option<Vec<String>> {
     }
     let mut serialized = Vec::with_capacity(origins.len());
     for origin in origins {
-        // SECURITY: a browser sends the origin in exactly one form, and it is compared byte for byte.
-        match url::parse_origin(&origin) {
-            Ok(parsed) => {
-                let scheme = if parsed.tls { "https" } else { "http" };
-                serialized.push(format!("{scheme}://{}", parsed.authority().to_ascii_lowercase()));
-            }
-            Err(_) => entry.problem("origins", format!("{origin:?} must be an origin such as https://app.example.com")),
+        match serialize(&origin) {
+            Ok(origin) => serialized.push(origin),
+            Err(message) => entry.problem("origins", message),
         }
     }
     Some(serialized)
+}
+
+/// An origin as browsers send it.
+///
+/// SECURITY: a browser sends the origin in exactly one form, and it is compared byte for byte.
+fn serialize(origin: &str) -> Result<String, String> {
+    if origin.contains('*') {
+        return Err(format!("{origin:?} would match no page: list every origin, or set \"*\" alone for all of them"));
+    }
+    let form = || format!("{origin:?} must be an origin such as https://app.example.com");
+    let mut parsed = url::parse_origin(origin).map_err(|_| form())?;
+    parsed.host = match parsed.host.parse::<IpAddr>() {
+        Ok(address) => address.to_string(),
+        Err(_) if ByteClass::HOST.contains_all(parsed.host.as_bytes()) => parsed.host.to_ascii_lowercase(),
+        Err(_) => return Err(form()),
+    };
+    let scheme = if parsed.tls { "https" } else { "http" };
+    Ok(format!("{scheme}://{}", parsed.authority()))
 }

@@ -285,7 +285,7 @@ mod tests {
         let (routes, problems) = merged(
             "- {name: hooks, prefixes: [/a, /b/c/], credentials: [none], content_types: any, content_type: always,\n   \
              response_timeout: 2s, affinity: user, host_header: client, methods: [GET, OPTIONS],\n   \
-             cors: {origins: ['https://App.example.com:443'], max_age: 1h, credentials: true}}\n",
+             cors: {origins: ['https://App.example.com:443', 'http://[0:0::1]:80'], max_age: 1h, credentials: true}}\n",
         );
         assert_eq!(problems, [""; 0]);
         let hooks = routes.last().expect("added");
@@ -293,7 +293,10 @@ mod tests {
         assert!(hooks.content_types.is_none() && hooks.content_type == ContentTypeRule::Always);
         assert_eq!((hooks.response_timeout, &hooks.affinity), (Some(Duration::from_secs(2)), &Some(AffinityKey::User)));
         let cors = hooks.cors.as_ref().expect("set");
-        assert_eq!((cors.origins.join(" ").as_str(), cors.max_age.as_secs()), ("https://app.example.com", 3600));
+        assert_eq!(
+            (cors.origins.join(" ").as_str(), cors.max_age.as_secs()),
+            ("https://app.example.com http://[::1]", 3600)
+        );
     }
 
     #[test]
@@ -329,6 +332,12 @@ mod tests {
             ),
             ("- {name: x, prefix: /x, cors: {}}", "routes[0].cors.origins: is missing"),
             ("- {name: x, prefix: /x, cors: {origins: [a.example]}}", "routes[0].cors.origins: \"a.example\" must be"),
+            (
+                "- {name: x, prefix: /x, cors: {origins: ['https://*.a.example']}}",
+                "origins: \"https://*.a.example\" would match",
+            ),
+            ("- {name: x, prefix: /x, cors: {origins: ['*', 'https://a.example']}}", "set \"*\" alone"),
+            ("- {name: x, prefix: /x, cors: {origins: ['https://a(b)']}}", "must be an origin such as"),
             ("- {name: x, prefix: /x, cors: {origins: '*', credentials: true}}", "cors.credentials: cannot be true"),
             ("- {name: x, prefix: /x, cors: {origins: '*', colour: red}}", "routes[0].cors.colour: unknown key"),
             ("- {name: x, prefix: /timbr/api/get_token/, credentials: [none]}", "must not cover /timbr/api/get_token"),

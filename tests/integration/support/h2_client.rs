@@ -21,10 +21,11 @@ pub struct H2Client {
     sender: SendRequest<Bytes>,
 }
 
-/// Status and body of a response.
+/// A response.
 #[derive(Debug)]
 pub struct H2Response {
     pub status: u16,
+    pub headers: http::HeaderMap,
     pub body: Vec<u8>,
 }
 
@@ -222,5 +223,5 @@ async fn read(response: h2::client::ResponseFuture) -> Result<H2Response, h2::Er
         let _ = incoming.flow_control().release_capacity(chunk.len());
         body.extend_from_slice(&chunk);
     }
-    Ok(H2Response { status: head.status.as_u16(), body })
+    Ok(H2Response { status: head.status.as_u16(), headers: head.headers, body })
 }
