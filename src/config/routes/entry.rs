@@ -65,6 +65,11 @@ pub fn apply(
     route.body_timeout = entry.parse("body_timeout", duration).or(route.body_timeout);
     replace(&mut route.affinity, entry.parse("affinity", affinity));
     route.host_header = entry.parse("host_header", word::<HostHeader>).or(route.host_header);
+    if route.response_keepalive.is_some() && !can_respond_with_json(&route) {
+        let message = "cannot be set here: the response begins as JSON, and the clients of this route read Thrift, XML or \
+                       a stream of events";
+        entry.problem("response_keepalive", message);
+    }
     let is_enabled = entry.parse("enabled", flag).unwrap_or(true);
     if !entry.finish() {
         return None;
@@ -114,6 +119,13 @@ fn bytes(node: &Value) -> Result<u64, String> {
 fn keepalive(node: &Value) -> Result<Duration, String> {
     let interval = duration(node)?;
     <Duration as OptionType>::check(&interval, Some(("1s", "10m"))).map(|()| interval)
+}
+
+/// Whether the clients of a route may read JSON. Those that send Thrift or XML receive the same.
+fn can_respond_with_json(route: &RouteProfile) -> bool {
+    let is_other = |name: &str| name.ends_with("thrift") || name.ends_with("/xml") || name.ends_with("+xml");
+    let has_json = |types: &[MediaType]| types.iter().any(|media_type| !is_other(media_type.as_str()));
+    !route.has_event_streams && route.content_types.as_deref().is_none_or(has_json)
 }
 
 fn upstream(node: &Value, known: &[&str]) -> Result<usize, String> {
