@@ -56,6 +56,9 @@ fn normalize(bytes: &[u8]) -> Result<PemText, String> {
                         "the section is not a plain CERTIFICATE; convert it: openssl x509 -in FILE -out NEW",
                     );
                 }
+                (Some(Boundary::Begin(b"X509 CRL")), None) => {
+                    return failed("revocation lists (X509 CRL) are not supported; remove the section");
+                }
                 (Some(Boundary::Begin(label)), None) => {
                     text.is_encrypted |= label == b"ENCRYPTED PRIVATE KEY";
                     text.first_label.get_or_insert_with(|| String::from_utf8_lossy(label).escape_debug().to_string());
@@ -173,6 +176,7 @@ mod tests {
             (one.replace("-----END CERT", "-----END X CERT"), "line 5: END without its BEGIN"),
             (one.replace("-----BEGIN CERTIFICATE-----", "-----BEGIN CERTIFICATE---"), "a BEGIN or END is incomplete"),
             (section("TRUSTED CERTIFICATE"), "not a plain CERTIFICATE"),
+            (format!("{one}{}", section("X509 CRL")), "line 6: revocation lists (X509 CRL) are not supported"),
         ] {
             let error = sections(&text).expect_err(&text);
             assert!(error.contains(expected), "{error}: {text}");
