@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use zeroize::Zeroizing;
-
-use crate::base::remedy::with_remedy;
+use crate::base::input_file;
 
 /// Maximum number of reported lines.
 const MAX_PROBLEMS: usize = 10;
@@ -22,9 +20,9 @@ pub(super) fn read<T>(
     path: &Path,
     parse: impl FnOnce(&str) -> Result<T, Vec<String>>,
 ) -> Result<T, CredentialFileError> {
-    let parsed = match std::fs::read_to_string(path).map(Zeroizing::new) {
+    let parsed = match input_file::read_text(path) {
         Ok(text) => parse(&text),
-        Err(error) => Err(vec![format!("cannot be read: {}", with_remedy(error))]),
+        Err(error) => Err(vec![format!("cannot be read: {error}")]),
     };
     parsed.map_err(|problems| CredentialFileError { file: path.display().to_string(), problems })
 }

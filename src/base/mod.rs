@@ -9,6 +9,7 @@ pub mod glob;
 pub mod groups;
 pub mod hex;
 pub mod identity_hasher;
+pub mod input_file;
 pub mod join_within;
 pub mod label_values;
 pub mod pem;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use crate::base::remedy::with_remedy;
+use crate::base::input_file;
 
 /// The content of a PEM file.
 pub struct PemText {
@@ -19,7 +19,7 @@ pub struct PemText {
 impl PemText {
     /// Reads a file. The error is a sentence without the path.
     pub fn read(path: &Path) -> Result<PemText, String> {
-        let bytes = std::fs::read(path).map(Zeroizing::new).map_err(|error| with_remedy(error).to_string())?;
+        let bytes = input_file::read(path).map_err(|error| error.to_string())?;
         normalize(&bytes)
     }
 }

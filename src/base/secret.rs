@@ -7,7 +7,7 @@ use std::path::Path;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::base::remedy::with_remedy;
+use crate::base::input_file;
 
 /// A password, salt, key or token. `Debug` prints a placeholder; there is no `Display`.
 #[derive(Clone)]
@@ -21,7 +21,7 @@ impl Secret {
 
     /// Reads a secret from a file. Removes one line break at its end, which editors and `echo` write.
     pub fn read_file(path: &Path) -> io::Result<Secret> {
-        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(with_remedy)?);
+        let text = input_file::read_text(path)?;
         let trimmed = text.strip_suffix('\n').unwrap_or(&text);
         let trimmed = trimmed.strip_suffix('\r').unwrap_or(trimmed);
         Ok(Secret::new(trimmed.to_owned()))

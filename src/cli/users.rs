@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::auth::verifier::password_hash::{HashAlgorithm, PasswordHash};
 use crate::auth::verifier::users::{Users, edit_users};
+use crate::base::input_file;
 use crate::base::remedy::with_remedy;
 use crate::base::user_name::UserName;
 use crate::cli::{CliResult, arguments, options, password, print_line};
@@ -68,9 +69,9 @@ pub fn run(matches: &ArgMatches) -> CliResult {
 
 fn add(matches: &ArgMatches) -> anyhow::Result<()> {
     let (file, user) = (users_file_path(matches)?, user_argument(matches)?);
-    let text = match fs::read_to_string(&file).map(Zeroizing::new) {
+    let text = match input_file::read_text(&file) {
         Err(error) if error.kind() == ErrorKind::NotFound => Zeroizing::default(),
-        read => read.map_err(with_remedy).with_context(|| format!("cannot read {}", file.display()))?,
+        read => read.with_context(|| format!("cannot read {}", file.display()))?,
     };
     if parse_users(&file, &text)?.hash_of(user).is_some() {
         confirm_replacement(user)?;
@@ -144,8 +145,7 @@ fn user_argument(matches: &ArgMatches) -> anyhow::Result<&str> {
 }
 
 fn read_file(file: &Path) -> anyhow::Result<Zeroizing<String>> {
-    let text = fs::read_to_string(file).map_err(with_remedy);
-    text.map(Zeroizing::new).with_context(|| format!("cannot read {}", file.display()))
+    input_file::read_text(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
 fn parse_users(file: &Path, text: &str) -> anyhow::Result<Users> {

@@ -1,7 +1,6 @@
 //! Compares two loaded configurations and decides which changes need a restart. Applies none.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +8,7 @@ use aws_lc_rs::digest::{self, Digest, SHA256, digest};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use crate::base::input_file;
 use crate::config::file;
 use crate::config::options::{self, AUDIT, AUTH, GLOBAL, LISTEN, LOG, Shape};
 use crate::config::{Config, ListenOptions, Settings, StoreKeyOptions};
@@ -152,7 +152,7 @@ pub(super) fn hash_files(settings: &Settings) -> FileHashes {
 
 /// Reads in pieces, because a file of keys can be large.
 fn hash_of_file(path: &Path) -> io::Result<Digest> {
-    let mut file = File::open(path)?;
+    let mut file = input_file::open_regular(path)?;
     let mut hash = digest::Context::new(&SHA256);
     let mut piece = Zeroizing::new(vec![0; HASH_BUFFER_SIZE]);
     loop {

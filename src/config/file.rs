@@ -4,13 +4,12 @@ use std::io;
 use std::path::Path;
 
 use serde_json::{Map, Number, Value};
-use zeroize::Zeroizing;
 
-use crate::base::remedy::with_remedy;
+use crate::base::input_file;
 
 /// Reads and parses the file at `path`. The error is a sentence with the path and the line of a syntax error.
 pub fn read(path: &Path) -> Result<Value, String> {
-    let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
+    let text = input_file::read_text(path).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::NotFound => {
                 "; correct the path (--config or TIMBR_GATEWAY_CONFIG), or create the file, which needs one line: \
@@ -18,7 +17,7 @@ pub fn read(path: &Path) -> Result<Value, String> {
             }
             _ => "",
         };
-        format!("cannot read the configuration file {}: {}{hint}", path.display(), with_remedy(error))
+        format!("cannot read the configuration file {}: {error}{hint}", path.display())
     })?;
     parse(&text).map_err(|error| format!("{}: not valid YAML: {error}", path.display()))
 }

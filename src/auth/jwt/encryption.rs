@@ -21,7 +21,7 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::base::remedy::with_remedy;
+use crate::base::input_file;
 
 /// The key of the gateway for tokens of an issuer.
 pub enum DecryptionKey {
@@ -61,8 +61,8 @@ impl DecryptionKey {
     /// Reads an RSA key in PEM (PKCS #8), or a shared key in base64.
     pub fn read(path: &Path) -> Result<DecryptionKey, String> {
         let at = path.display();
-        let text = std::fs::read_to_string(path).map(Zeroizing::new);
-        let text = text.map_err(|error| format!("cannot read decryption_key_file {at}: {}", with_remedy(error)))?;
+        let text = input_file::read_text(path);
+        let text = text.map_err(|error| format!("cannot read decryption_key_file {at}: {error}"))?;
         if let Some(key) = parse_shared_key(&text) {
             return Ok(DecryptionKey::Shared(key));
         }

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::auth::jwt::key_set::KeySet;
 use crate::auth::{FileReload, changed_file};
 use crate::base::clock::{Clock, Tick};
-use crate::base::remedy::with_remedy;
+use crate::base::input_file;
 use crate::base::watched_files::FileWatch;
 use crate::config::JwtOptions;
 use crate::config::jwt::{IssuerOptions, JwksSource};
@@ -97,7 +97,7 @@ impl IssuerKeys {
                 IssuerKeysLocation::Remote { origin, target: url.target.clone(), discovery }
             }
             JwksSource::File(path) => {
-                let read = std::fs::read(path).map_err(|error| format!("cannot be read: {}", with_remedy(error)));
+                let read = input_file::read(path).map_err(|error| format!("cannot be read: {error}"));
                 let set = read.and_then(|text| KeySet::parse(&text, 1));
                 state.set = Some(Arc::new(set.map_err(|why| format!("jwks_file {} {why}", path.display()))?));
                 IssuerKeysLocation::File { path: path.clone(), watch: Mutex::default() }
@@ -226,7 +226,8 @@ impl IssuerKeys {
         let IssuerKeysLocation::File { path, watch } = &self.location else { return };
         let mut watch = watch.lock();
         let Some(stamps) = changed_file(&mut watch, path, reload) else { return };
-        let read = std::fs::read(path).map_err(|error| format!("cannot be read: {}", with_remedy(error)));
+        let read = input_file::read(path).map(|text| text.to_vec());
+        let read = read.map_err(|error| format!("cannot be read: {error}"));
         match self.update(read, &path.display().to_string()) {
             Ok(()) => drop(watch.record_success(stamps)),
             Err(why) => drop(watch.record_failure(&why)),
