@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::OID_CT_LIST_SCT;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
@@ -98,7 +99,7 @@ fn parse_address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// A certificate with its private key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Certificate {
     key: Arc<CertifiedKey>,
     /// The names that it covers.
@@ -107,6 +108,8 @@ pub struct Certificate {
     pub not_before: i64,
     pub not_after: i64,
     is_for_servers: bool,
+    /// The name of the issuer, if its certificate is missing in the chain.
+    missing_issuer: Option<String>,
 }
 
 /// Why clients reject a certificate, or soon will. It reads as the rest of a sentence.
@@ -124,6 +127,12 @@ pub enum CertificateFault {
     /// Its extended key usage excludes TLS servers.
     #[error("is not one for servers, and clients reject it; request one with the extended key usage serverAuth")]
     NotForServers,
+    /// Its issuer, which clients know only through the chain.
+    #[error(
+        "comes without the certificate of its issuer ({0}), and many clients reject it; append the intermediate \
+         certificates of the authority to its file"
+    )]
+    MissingIssuer(String),
     /// The time that is left.
     #[error("expires in {0}; renew it")]
     ExpiresSoon(String),
@@ -149,7 +158,8 @@ impl Certificate {
         let [not_before, not_after] = [leaf.validity().not_before, leaf.validity().not_after].map(|at| at.timestamp());
         let usage = leaf.extended_key_usage().ok().flatten();
         let is_for_servers = usage.is_none_or(|usage| usage.value.any || usage.value.server_auth);
-        Ok(Certificate { key: Arc::new(key), names, not_before, not_after, is_for_servers })
+        let missing_issuer = missing_issuer(&leaf, &key.cert[1..]);
+        Ok(Certificate { key: Arc::new(key), names, not_before, not_after, is_for_servers, missing_issuer })
     }
 
     /// Whether its validity has ended.
@@ -172,7 +182,7 @@ impl Certificate {
             _ if !self.is_for_servers => Some(CertificateFault::NotForServers),
             _ if exact.is_empty() && wildcards.is_empty() && addresses.is_empty() => Some(CertificateFault::NoNames),
             left if left < notice => Some(CertificateFault::ExpiresSoon(rounded(left))),
-            _ => None,
+            _ => self.missing_issuer.clone().map(CertificateFault::MissingIssuer),
         };
         CertificateStatus { names: self.names.to_string(), not_after, fault }
     }
@@ -181,6 +191,20 @@ impl Certificate {
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.key.cert
     }
+}
+
+/// The issuer of a certificate, if clients need its certificate, and the chain does not have it. A root of a private
+/// authority may have issued the certificate itself, but a public authority always has an intermediate one: only their
+/// certificates contain timestamps of Certificate Transparency (RFC 6962). And certificates that follow are meant to
+/// be the chain.
+fn missing_issuer(leaf: &X509Certificate<'_>, rest: &[CertificateDer<'_>]) -> Option<String> {
+    let is_public = leaf.extensions().iter().any(|extension| extension.oid == OID_CT_LIST_SCT);
+    let is_issuer = |der: &CertificateDer<'_>| {
+        X509Certificate::from_der(der).is_ok_and(|(_, one)| one.subject().as_raw() == leaf.issuer().as_raw())
+    };
+    let is_self_signed = leaf.issuer().as_raw() == leaf.subject().as_raw();
+    let is_missing = (is_public || !rest.is_empty()) && !is_self_signed && !rest.iter().any(is_issuer);
+    is_missing.then(|| leaf.issuer().to_string())
 }
 
 fn unix_seconds(time: SystemTime) -> i64 {
@@ -299,6 +323,28 @@ mod tests {
         assert!(early.starts_with("is not valid before 2023-11-14T22:13:20Z"), "{early}");
         let nameless = certificate(&[]).status(SystemTime::now());
         assert_eq!((nameless.names.as_str(), nameless.fault), ("no host name", Some(CertificateFault::NoNames)));
+    }
+
+    #[test]
+    fn other_certificates_must_include_that_of_the_issuer() {
+        let key = || rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(vec!["gateway.test".to_owned()]).expect("valid");
+        params.distinguished_name.push(rcgen::DnType::CommonName, "authority");
+        let authority = rcgen::CertifiedIssuer::self_signed(params, key()).expect("signed");
+        let leaf_key = key();
+        let params = rcgen::CertificateParams::new(vec!["gateway.test".to_owned()]).expect("valid");
+        let leaf = params.signed_by(&leaf_key, &authority).expect("signed").der().clone();
+        let other = certificate(&["other.test"]).chain()[0].clone();
+        let fault = |chain: &[&CertificateDer<'static>]| {
+            let chain = chain.iter().map(|one| (*one).clone()).collect();
+            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialize_der()));
+            let pair = CertifiedKey::from_der(chain, key, &provider()).expect("a pair");
+            Certificate::new(pair).expect("readable").status(SystemTime::now()).fault
+        };
+        assert_eq!(fault(&[&leaf]), None, "a root may have issued it");
+        assert_eq!(fault(&[&leaf, &other, authority.der()]), None);
+        let missing = fault(&[&leaf, &other]).map(|fault| fault.to_string()).unwrap_or_default();
+        assert!(missing.starts_with("comes without the certificate of its issuer (CN=authority)"), "{missing}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, date_time_ymd};
 
 use super::Said;
 use super::servers::Servers;
@@ -134,6 +134,19 @@ fn certificate_for(names: &[&str], years: [i32; 2], usages: &[ExtendedKeyUsagePu
     [params.not_before, params.not_after] = years.map(|year| date_time_ymd(year, 1, 1));
     params.extended_key_usages = usages.to_vec();
     (params.self_signed(&key).expect("signed").pem(), key.serialize_pem())
+}
+
+/// A certificate with the timestamps of Certificate Transparency.
+fn certificate_of_public_authority() -> (String, String) {
+    let mut authority = CertificateParams::default();
+    authority.distinguished_name.push(DnType::CommonName, "Example Intermediate");
+    let authority = Issuer::new(authority, KeyPair::generate().expect("a key"));
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(vec!["gateway.example.com".to_owned()]).expect("valid");
+    [params.not_before, params.not_after] = [2020, 2100].map(|year| date_time_ymd(year, 1, 1));
+    let timestamps = [1, 3, 6, 1, 4, 1, 11129, 2, 4, 2];
+    params.custom_extensions = vec![CustomExtension::from_oid_content(&timestamps, vec![4, 2, 0, 0])];
+    (params.signed_by(&key, &authority).expect("signed").pem(), key.serialize_pem())
 }
 
 fn valid_certificate() -> (String, String) {
@@ -318,6 +331,8 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
             [2020, 2100],
             &[ExtendedKeyUsagePurpose::ClientAuth],
         )),
+        case("A certificate without that of its issuer", &[HTTPS, TLS], ["tls", "intermediate"])
+            .with_certificate(certificate_of_public_authority()),
         case("The key of a different certificate", &[HTTPS, TLS], ["tls.key_file", "tls.key"])
             .with_certificate((valid_certificate().0, valid_certificate().1)),
         case("An encrypted key", &[HTTPS, TLS], ["tls.key_file", "openssl"])
@@ -514,7 +529,8 @@ pub fn cases(servers: &Servers) -> Vec<Case> {
             "An expired certificate"
             | "A certificate that is not valid yet"
             | "A certificate with a common name only"
-            | "A certificate for clients" => {
+            | "A certificate for clients"
+            | "A certificate without that of its issuer" => {
                 one.awaited = "\"the certificate ";
             }
             _ => {}
