@@ -62,13 +62,13 @@ impl TlsReloader {
     /// `self_signed`, or else the previous self-signed certificate.
     pub fn prepare(&self, options: TlsOptions, self_signed: Option<SelfSigned>) -> Result<PreparedTls, TlsError> {
         let material = TlsMaterial::load(&options, self_signed.as_ref().or(self.self_signed.as_ref()))?;
+        material.keep_valid_certificates(&options, &self.current.borrow(), SystemTime::now())?;
         let snapshot = self.build(material, &options)?;
         Ok(PreparedTls { options, self_signed, snapshot })
     }
 
     fn build(&self, material: TlsMaterial, options: &TlsOptions) -> Result<Arc<TlsSnapshot>, TlsError> {
         let current = self.current.borrow();
-        material.keep_valid_certificates(options, &current, SystemTime::now())?;
         // SECURITY: a resumed session is not verified again. When the authorities change, no session may be resumed
         // whose client certificate a removed authority had signed.
         let has_same_authorities =
@@ -149,26 +149,28 @@ impl TlsReloader {
         self.reload_if_changed();
     }
 
-    /// SECURITY: files that cannot be used change nothing. While only one file of a pair has been replaced, the pair is
+    /// SECURITY: a file that cannot be used changes nothing. While only one file of a pair has been replaced, the pair is
     /// retried until the other has been replaced too.
     fn read_files(&mut self, stamps: FileStamps) {
-        match TlsMaterial::load(&self.options, self.self_signed.as_ref())
-            .and_then(|material| self.apply_material(material))
-        {
-            Ok(changed) => {
-                if self.watch.record_success(stamps) && !changed {
-                    info!("the certificate files can be used again and are unchanged");
-                }
+        let (material, mut errors) = TlsMaterial::reload(&self.options, &self.current.borrow(), SystemTime::now());
+        let changed = self.apply_material(material).unwrap_or_else(|error| {
+            errors.push(error);
+            false
+        });
+        if errors.is_empty() {
+            if self.watch.record_success(stamps) && !changed {
+                info!("the certificate files can be used again and are unchanged");
             }
-            Err(error) => {
-                let message = error.to_string();
-                if self.watch.record_failure(&message) {
-                    error!(
-                        option = error.option(),
-                        error = message,
-                        "cannot use the certificate files; the previous certificates stay active"
-                    );
-                }
+            return;
+        }
+        let messages: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        if self.watch.record_failure(&messages.concat()) {
+            for (error, message) in errors.iter().zip(messages) {
+                error!(
+                    option = error.option(),
+                    error = message,
+                    "cannot use a certificate file; what it would replace stays active"
+                );
             }
         }
     }
@@ -274,6 +276,28 @@ mod tests {
         setup.reloader.reload_if_changed();
         assert!(!setup.reloader.is_failing());
         assert_eq!(setup.name(), "two.test");
+    }
+
+    #[test]
+    fn an_unusable_file_does_not_prevent_the_renewal_of_others() {
+        let mut setup = ReloadSetup::new();
+        let keys = setup.files.chain.with_file_name("tickets");
+        std::fs::write(&keys, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=").expect("written");
+        let options = TlsOptions {
+            certificates: vec![setup.files.clone(), setup.ca.clone()],
+            ticket_keys_file: Some(keys.clone()),
+            ..setup.reloader.options.clone()
+        };
+        let prepared = setup.reloader.prepare(options.clone(), None).expect("valid");
+        setup.reloader.apply(prepared);
+        write_pair(&setup.files, "two.test");
+        std::fs::write(&setup.ca.key, "").expect("written");
+        std::fs::write(&keys, "").expect("written");
+        setup.reloader.reload_if_changed();
+        let names: Vec<_> = setup.tls.current().statuses(SystemTime::now()).into_iter().map(|one| one.names).collect();
+        assert_eq!((names.join(" ").as_str(), setup.reloader.is_failing()), ("two.test authority.test", true));
+        // A configuration is accepted as a whole or not at all.
+        assert!(setup.reloader.prepare(options, None).is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::options::TLS;
-use crate::config::{TlsMinVersion, TlsOptions};
+use crate::config::{CertificateFiles, ClientAuth, TlsMinVersion, TlsOptions};
 use crate::tls::certificates::{Certificate, CertificateNames, CertificateStatus, Certificates};
 use crate::tls::client_auth::{self, ClientCertificateError};
 use crate::tls::pem_files::{load_chain, load_pair};
@@ -124,58 +124,52 @@ pub struct TlsMaterial {
 impl TlsMaterial {
     /// Reads the files. Without configured certificates, uses `self_signed`.
     pub fn load(options: &TlsOptions, self_signed: Option<&SelfSigned>) -> Result<TlsMaterial, TlsError> {
-        let mut certificates = Vec::with_capacity(options.certificates.len().max(1));
-        for files in &options.certificates {
-            let (chain, key) = load_pair(files)?;
-            let pair = CertifiedKey::from_der(chain.clone(), key, &provider())
-                .map_err(|error| pair_error(files, &chain, &error))?;
-            let [option, _] = files.options;
-            certificates.push(Certificate::new(pair).map_err(|reason| TlsError::Certificate {
-                option,
-                path: files.chain.clone(),
-                reason,
-            })?);
-        }
+        let mut certificates = options.certificates.iter().map(load_certificate).collect::<Result<Vec<_>, _>>()?;
         if let (true, Some(self_signed)) = (certificates.is_empty(), self_signed) {
             let pair =
                 CertifiedKey::from_der(vec![self_signed.certificate.clone()], self_signed.key.clone_key(), &provider());
             certificates.push(Certificate::new(pair.map_err(setup_error)?).map_err(setup_error)?);
         }
-        let authorities = match &options.client_auth {
-            None => Vec::new(),
-            Some(auth) => load_chain(&auth.ca_file, CLIENT_CA)?,
-        };
-        let ticket_keys = match &options.ticket_keys_file {
-            None => None,
-            Some(path) => {
-                let required = options.client_auth.as_ref().is_some_and(|auth| auth.required);
-                let required = [u8::from(required)];
-                let authorities = authorities.iter().map(|authority| &**authority);
-                let context: Vec<_> = std::iter::once(&required[..]).chain(authorities).collect();
-                Some(Arc::new(TicketKeys::load(path, &context.concat())?))
-            }
-        };
+        let authorities = load_authorities(options)?;
+        let ticket_keys = load_ticket_keys(options, &ticket_context(options, &authorities))?;
         Ok(TlsMaterial { certificates, authorities, ticket_keys })
     }
 
+    /// Reads the files again. Those that cannot be used keep what `current`, built from the same options, has: one of
+    /// them must not prevent the renewal of the others. Also returns why they cannot.
+    pub fn reload(options: &TlsOptions, current: &TlsSnapshot, now: SystemTime) -> (TlsMaterial, Vec<TlsError>) {
+        let mut errors = Vec::new();
+        let mut certificates = current.certificates().to_vec();
+        for (certificate, files) in certificates.iter_mut().zip(&options.certificates) {
+            let new = load_certificate(files)
+                .and_then(|new| keep_valid_certificate(&new, certificate, files, now).map(|()| new));
+            new.map_or_else(|error| errors.push(error), |new| *certificate = new);
+        }
+        let authorities = load_authorities(options).unwrap_or_else(|error| {
+            errors.push(error);
+            current.authorities.clone()
+        });
+        // SECURITY: also keys that are kept encrypt for the new authorities only.
+        let context = ticket_context(options, &authorities);
+        let ticket_keys = load_ticket_keys(options, &context).unwrap_or_else(|error| {
+            errors.push(error);
+            current.ticket_keys.as_ref().map(|keys| Arc::new(keys.with_context(&context)))
+        });
+        (TlsMaterial { certificates, authorities, ticket_keys }, errors)
+    }
+
     /// An error if one of the certificates has expired, and would replace one that is still valid.
-    ///
-    /// SECURITY: clients reject an expired certificate, so a failed renewal must not end all connections.
     pub fn keep_valid_certificates(
         &self,
         options: &TlsOptions,
         current: &TlsSnapshot,
         now: SystemTime,
     ) -> Result<(), TlsError> {
-        let has_expired = |certificate: &Certificate| certificate.has_expired(now);
-        for (certificate, files) in self.certificates.iter().zip(&options.certificates) {
-            let replaced = current.certificates().iter().find(|active| certificate.names.shares_a_name(&active.names));
-            if has_expired(certificate) && replaced.is_some_and(|active| !has_expired(active)) {
-                let names = certificate.names.to_string();
-                return Err(TlsError::Expired { option: files.options[0], path: files.chain.clone(), names });
-            }
-        }
-        Ok(())
+        let mut pairs = self.certificates.iter().zip(&options.certificates);
+        pairs.try_for_each(|(new, files)| {
+            let replaced = current.certificates().iter().find(|active| new.names.shares_a_name(&active.names));
+            replaced.map_or(Ok(()), |active| keep_valid_certificate(new, active, files, now))
+        })
     }
 
     /// Whether `current` has the same certificates and ticket keys. A certificate determines its key, so keys of
@@ -199,11 +193,7 @@ impl TlsMaterial {
         let builder = match &options.client_auth {
             None => builder.with_no_client_auth(),
             Some(auth) => {
-                let mut roots = RootCertStore::empty();
-                for authority in &self.authorities {
-                    let (option, path) = (CLIENT_CA, auth.ca_file.clone());
-                    roots.add(authority.clone()).map_err(|reason| TlsError::Anchor { option, path, reason })?;
-                }
+                let roots = trust_anchors(&self.authorities, auth)?;
                 builder.with_client_cert_verifier(client_auth::client_verifier(roots, auth)?)
             }
         };
@@ -227,10 +217,62 @@ impl TlsMaterial {
     }
 }
 
+fn load_certificate(files: &CertificateFiles) -> Result<Certificate, TlsError> {
+    let (chain, key) = load_pair(files)?;
+    let pair =
+        CertifiedKey::from_der(chain.clone(), key, &provider()).map_err(|error| pair_error(files, &chain, &error))?;
+    let (option, path) = (files.options[0], files.chain.clone());
+    Certificate::new(pair).map_err(|reason| TlsError::Certificate { option, path, reason })
+}
+
+/// An error if a certificate has expired, and would replace one for the same name that is still valid.
+///
+/// SECURITY: clients reject an expired certificate, so a failed renewal must not end all connections.
+fn keep_valid_certificate(
+    new: &Certificate,
+    active: &Certificate,
+    files: &CertificateFiles,
+    now: SystemTime,
+) -> Result<(), TlsError> {
+    if new.has_expired(now) && !active.has_expired(now) && new.names.shares_a_name(&active.names) {
+        let (option, path, names) = (files.options[0], files.chain.clone(), new.names.to_string());
+        return Err(TlsError::Expired { option, path, names });
+    }
+    Ok(())
+}
+
+fn load_authorities(options: &TlsOptions) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let Some(auth) = &options.client_auth else { return Ok(Vec::new()) };
+    let authorities = load_chain(&auth.ca_file, CLIENT_CA)?;
+    trust_anchors(&authorities, auth)?;
+    Ok(authorities)
+}
+
+fn trust_anchors(authorities: &[CertificateDer<'static>], auth: &ClientAuth) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        let (option, path) = (CLIENT_CA, auth.ca_file.clone());
+        roots.add(authority.clone()).map_err(|reason| TlsError::Anchor { option, path, reason })?;
+    }
+    Ok(roots)
+}
+
+/// Everything that a session depends on besides its ticket key.
+fn ticket_context(options: &TlsOptions, authorities: &[CertificateDer<'_>]) -> Vec<u8> {
+    let is_required = options.client_auth.as_ref().is_some_and(|auth| auth.required);
+    let mut context = vec![u8::from(is_required)];
+    authorities.iter().for_each(|authority| context.extend_from_slice(authority));
+    context
+}
+
+fn load_ticket_keys(options: &TlsOptions, context: &[u8]) -> Result<Option<Arc<TicketKeys>>, TlsError> {
+    let Some(path) = &options.ticket_keys_file else { return Ok(None) };
+    Ok(Some(Arc::new(TicketKeys::load(path, context)?)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::CertificateFiles;
     use crate::tls::{TlsReloader, generate_self_signed};
 
     fn start(files: &CertificateFiles) -> Result<Arc<TlsSnapshot>, TlsError> {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -11,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::server::ProducesTickets;
 use zeroize::Zeroizing;
 
+use crate::base::input_file;
 use crate::config::options::TLS;
 use crate::tls::TlsError;
 
@@ -25,7 +27,7 @@ const TICKET_LIFETIME: u32 = 12 * 60 * 60;
 /// The keys of `tls.ticket_keys_file`: one on each line, base64 of 32 random bytes. The first one encrypts; all decrypt,
 /// so that the previous key stays valid after a rotation.
 pub struct TicketKeys {
-    keys: Vec<TicketKey>,
+    keys: Arc<[TicketKey]>,
     /// What the sessions depend on besides the key.
     ///
     /// SECURITY: a resumed session is not verified again, so a ticket is valid only with the same client authorities.
@@ -47,8 +49,13 @@ impl TicketKeys {
             path: path.to_owned(),
             reason,
         };
-        let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|reason| error(reason.to_string()))?);
+        let text = input_file::read_text(path).map_err(|reason| error(reason.to_string()))?;
         TicketKeys::parse(&text, context).map_err(error)
+    }
+
+    /// The same keys for sessions that depend on `context`.
+    pub fn with_context(&self, context: &[u8]) -> TicketKeys {
+        TicketKeys { keys: Arc::clone(&self.keys), context: sha256(context) }
     }
 
     fn parse(text: &str, context: &[u8]) -> Result<TicketKeys, String> {
@@ -57,7 +64,7 @@ impl TicketKeys {
             // SECURITY: the message does not contain the line.
             TicketKey::parse(line.trim()).ok_or(format!("line {} is not base64 of 32 bytes; {CREATE_KEY}", index + 1))
         });
-        let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
+        let keys: Arc<[_]> = keys.collect::<Result<_, _>>()?;
         if keys.is_empty() {
             return Err(format!("the file is empty; {CREATE_KEY}"));
         }
@@ -150,6 +157,7 @@ mod tests {
         let ticket = keys_of("authority").encrypt(b"a session").expect("encrypted");
         assert!(keys_of("authority").decrypt(&ticket).is_some());
         assert!(keys_of("other authority").decrypt(&ticket).is_none());
+        assert!(keys_of("authority").with_context(b"other authority").decrypt(&ticket).is_none());
         for at in 0..ticket.len() {
             let mut forged = ticket.clone();
             forged[at] ^= 1;

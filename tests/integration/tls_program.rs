@@ -112,7 +112,7 @@ fn sighup_reloads_certificates_and_the_log_identifies_them() {
 
     std::fs::write(&key, "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n").expect("written");
     program.signal("-HUP");
-    let refused = program.line("cannot use the certificate files; the previous certificates stay active");
+    let refused = program.line("cannot use a certificate file; what it would replace stays active");
     let told = refused["error"].as_str().expect("why");
     assert!(told.contains("localhost.key") && !told.contains("c2VjcmV0"), "{told}");
     assert_eq!((refused["level"].as_str(), refused["option"].as_str()), (Some("ERROR"), Some("tls.key_file")));

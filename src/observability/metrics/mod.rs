@@ -91,7 +91,7 @@ metrics! {
     pub requests_queued: Gauge = "requests_queued" []
         "Requests in flight that are queued because upstream.requests or upstream.requests_per_endpoint is reached";
     pub certificates_unusable: Gauge = "certificates_unusable" []
-        "1 if the certificate files could not be read and the previous certificates are kept, else 0";
+        "1 if a file of tls could not be used and its previous content is kept, else 0";
     pub tokens_evicted: Counter = "tokens_evicted" []
         "Live tokens that were evicted from memory because tokens.max or tokens.max_per_user was reached";
     pub tokens: Gauge = "tokens" [] "Tokens in memory; expired ones are evicted after some seconds";
