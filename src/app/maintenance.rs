@@ -258,7 +258,12 @@ pub async fn watch_memory(snapshot: watch::Receiver<Arc<Snapshot>>) {
         let used = if limit == u64::MAX { 0 } else { usage.read().unwrap_or_default() };
         match current.admission.memory().record_usage(used, limit) {
             Some(true) => {
-                warn!(used, limit, "limits.memory is exceeded; requests are rejected and idle connections closed");
+                warn!(
+                    used,
+                    limit,
+                    "limits.memory is exceeded; requests are rejected and idle connections closed. If this lasts, raise it \
+                     or the memory limit of the container"
+                );
             }
             Some(false) => info!(used, limit, "memory is available again"),
             None => {}

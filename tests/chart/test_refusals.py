@@ -71,6 +71,8 @@ SENTENCES = [
     ("an Ingress to nowhere", [("ingress.enabled", True)], "ingress.hosts is empty"),
     ("hosts as other charts write them", [("ingress", {"enabled": True, "hosts": [{"host": "t.example.com", "paths": ["/"]}]})], "write hosts: [t.example.com], and one path"),
     ("a host that is a number", [("ingress", {"enabled": True, "hosts": [7]})], "contains 7, which is not a host name"),
+    ("memory without a unit", [("resources.limits.memory", 512)], "resources.limits.memory is 512, too little"),
+    ("memory in thousandths of a byte", [("resources.limits.memory", "512m")], "set 32Mi or more, such as 512Mi"),
     ("the tag that moves", [("image.tag", "latest")], "image.tag is latest"),
     ("a registry in the repository", [("image.repository", "registry.example.com/timbr-gateway")], "set image.registry"),
     ("a tag in the repository", [("image.repository", "timbr/timbr-gateway:0.1.0")], "set image.tag"),

@@ -67,6 +67,13 @@
 {{- if and .Values.tests.enabled .Values.tests.service.enabled (not .Values.tests.user) -}}
 {{- $problems = append $problems "tests.service requires a user for the login: set tests.user and tests.password" -}}
 {{- end -}}
+{{- /* Without a unit, a number is bytes, and `m` is a thousandth of one. */}}
+{{- $memory := ((.Values.resources).limits).memory | default "1Gi" -}}
+{{- $memory = ternary (printf "%.0f" (float64 $memory)) (toString $memory) (kindIs "float64" $memory) -}}
+{{- $bytes := get (dict "" 1.0 "m" 0.001 "k" 1e3 "Ki" 1024.0 "M" 1e6 "Mi" 1048576.0) (regexFind "[A-Za-z]+$" $memory) -}}
+{{- if and $bytes (lt (mulf (regexFind "^[0-9.]+" $memory | float64) $bytes) 33554432.0) -}}
+{{- $problems = append $problems (printf "resources.limits.memory is %s, too little for the gateway itself: set 32Mi or more, such as 512Mi" $memory) -}}
+{{- end -}}
 {{- if eq .Values.image.tag "latest" -}}
 {{- $problems = append $problems "image.tag is latest, a different image at each restart of a pod: set a version, or remove image.tag for the version of the chart" -}}
 {{- end -}}
