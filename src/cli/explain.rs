@@ -85,15 +85,16 @@ fn format_explanation(rejection: &Value) -> String {
     line("when", format!("{}, after {} ms", rejection_time(rejection), rejection["after_ms"]));
     line("client", printable_text(rejection, "client"));
     line("request", format!("{} {}", printable_text(rejection, "method"), printable_text(rejection, "path")));
-    for name in ["route", "user", "key", "field", "detail"] {
-        line(name, printable_text(rejection, name));
+    for (name, key) in [("route", "route"), ("user", "user"), ("key", "key"), ("header", "field"), ("detail", "detail")]
+    {
+        line(name, printable_text(rejection, key));
     }
     let rules: Vec<_> = rows(&rejection["rules"]).iter().filter_map(Value::as_str).collect();
-    line("decided by", rules.join(", "));
+    line("options", rules.join(", "));
     line("trace id", printable_text(rejection, "trace_id"));
-    let outcome = |step: &Value| Some(format!("{} {}", step["step"].as_str()?, step["outcome"].as_str()?));
-    let steps = rows(&rejection["trace"]).iter().filter_map(outcome);
-    line("steps", steps.collect::<Vec<_>>().join(", "));
+    let outcome = |phase: &Value| Some(format!("{} {}", phase["step"].as_str()?, phase["outcome"].as_str()?));
+    let phases = rows(&rejection["trace"]).iter().filter_map(outcome);
+    line("phases", phases.collect::<Vec<_>>().join(", "));
     lines.join("\n")
 }
 
@@ -117,8 +118,8 @@ mod tests {
         assert_eq!(
             format_explanation(&rejection),
             "r-1 rejected with 401 api_key_missing\n  No key.\n  when        1970-01-01T00:00:00Z, after 0.2 ms\n  \
-             client      192.0.2.1\n  request     GET /timbr/api/query/\n  route       api\n  field       x-api-key\n  \
-             decided by  routes.credentials\n  trace id    ab\n  steps       route passed, screen refused"
+             client      192.0.2.1\n  request     GET /timbr/api/query/\n  route       api\n  header      x-api-key\n  \
+             options     routes.credentials\n  trace id    ab\n  phases      route passed, screen refused"
         );
     }
 }

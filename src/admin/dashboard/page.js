@@ -476,7 +476,7 @@ function recent(showNew) {
   const newest = latest.refusals || [];
   const waiting = shownRejections.length ? newest.filter((one) => one.time > shownRejections[0].time).length : newest.length;
   if (!shownRejections.length) {
-    render(parent, emptyState("No rejections yet.", "Each rejection will be listed here with the step that rejected it and a remedy."));
+    render(parent, emptyState("No rejections yet.", "Each rejection will be listed here with the phase that rejected it and a remedy."));
     return;
   }
   const columns = [{ name: "Time" }, { name: "Reason" }, { name: "Status", class: "num" }, { name: "Client" }, { name: "Request", class: "wide" }];
@@ -530,7 +530,7 @@ function explanation(rejection, trace) {
   ].filter(([, value]) => value);
   return el("div", { class: "explanation" },
     el("p", {}, prose(rejection.advice)),
-    trace && trace.length ? el("ol", { class: "steps", "aria-label": "Steps of the request" }, trace.map((one) =>
+    trace && trace.length ? el("ol", { class: "steps", "aria-label": "Phases of the request" }, trace.map((one) =>
       el("li", { "data-status": one.outcome === "refused" ? "bad" : "ok" }, el("span", { class: "shape", "aria-hidden": "true" }), `${one.step.replaceAll("_", " ")} ${one.outcome}`))) : null,
     el("dl", { class: "facts" }, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
 }
