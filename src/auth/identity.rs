@@ -187,10 +187,11 @@ impl Identity {
 
     /// The caller as a key for limits: the user, or the credential or network.
     ///
-    /// SECURITY: not its fingerprint, of which an attacker could find a second network or credential.
-    pub fn caller_key(&self) -> impl std::hash::Hash + use<'_> {
-        let name = self.user().map(UserName::as_str);
-        (name, name.is_none().then_some(self.id))
+    /// SECURITY: not its fingerprint, of which an attacker could find a second network or credential. The case of a name
+    /// does not matter: where logins ignore it, each spelling would be a caller of its own.
+    pub fn caller_key(&self) -> impl std::hash::Hash + use<> {
+        let id = self.user.is_none().then_some(self.id);
+        (self.user.as_ref().map(UserName::to_lower_case), id)
     }
 
     /// The credential's identifier in logs.

@@ -12,6 +12,11 @@ impl Glob {
         Glob(pattern.into())
     }
 
+    /// The pattern for text in lower case.
+    pub fn to_lower_case(&self) -> Glob {
+        Glob(self.0.to_ascii_lowercase())
+    }
+
     /// Whether one of the patterns matches the whole text.
     pub fn any(patterns: &[Glob], text: &str) -> bool {
         patterns.iter().any(|pattern| pattern.matches(text))

@@ -18,7 +18,7 @@ use crate::config::{RouteProfile, routes};
 pub struct LimitRule {
     /// The name in logs and metrics.
     pub name: Arc<str>,
-    /// Patterns of user names.
+    /// Patterns of user names in lower case.
     pub users: Option<Vec<Glob>>,
     /// Patterns of the callers' groups; with `users`, one of both must match.
     pub groups: Vec<Glob>,
@@ -79,7 +79,7 @@ fn limit_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Option<Lim
     if name.as_ref().is_some_and(|name| name.len() > 64 || !routes::is_name(name)) {
         entry.problem("name", "must be a word of a-z, 0-9, `-` and `_`, of at most 64 characters");
     }
-    let users = globs(&mut entry, "users");
+    let users = globs(&mut entry, "users").map(|all| all.iter().map(Glob::to_lower_case).collect());
     let groups = globs(&mut entry, "groups").unwrap_or_default();
     let addresses = entry.parsed_texts("addresses", network);
     let routes = route_names(&mut entry, profiles);

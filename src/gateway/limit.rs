@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::admission::RequestKind;
 use crate::auth::Identity;
 use crate::base::glob::Glob;
+use crate::base::groups::Groups;
+use crate::base::user_name::UserName;
 use crate::config::LimitRule;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::ontology::requested_ontology;
@@ -21,7 +23,8 @@ pub fn limit(screened: &Screened, identity: &Identity, exchange: &mut Exchange) 
     let needs_ontology = permit.rules().iter().any(|limiter| limiter.rule.ontologies.is_some());
     let ontology = if needs_ontology { requested_ontology(screened)? } else { None };
     let request = LimitedRequest {
-        identity,
+        user: identity.user().map(UserName::to_lower_case),
+        groups: identity.groups(),
         address: record.context.origin.address,
         route: record.route.name(),
         ontology: ontology.as_deref(),
@@ -42,7 +45,9 @@ pub fn limit(screened: &Screened, identity: &Identity, exchange: &mut Exchange) 
 
 /// What the conditions of a rule are compared with.
 struct LimitedRequest<'a> {
-    identity: &'a Identity,
+    /// In lower case.
+    user: Option<UserName>,
+    groups: Option<&'a Groups>,
     address: IpAddr,
     route: &'a str,
     ontology: Option<&'a str>,
@@ -57,9 +62,13 @@ impl LimitedRequest<'_> {
     }
 
     fn is_caller_of(&self, rule: &LimitRule) -> bool {
+        let is_user = |users: &Vec<Glob>| self.user.as_ref().is_some_and(|user| Glob::any(users, user.as_str()));
         match &rule.users {
             None if rule.groups.is_empty() => true,
-            users => self.identity.is_one_of(users.as_deref().unwrap_or_default(), &rule.groups),
+            users => {
+                users.as_ref().is_some_and(is_user)
+                    || self.groups.into_iter().flat_map(Groups::iter).any(|group| Glob::any(&rule.groups, group))
+            }
         }
     }
 }

@@ -61,6 +61,15 @@ fn the_rate_holds_over_all_connections_and_tokens_of_a_caller() {
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 4, "{statuses:?}");
 }
 
+/// Where logins ignore the case of names, each spelling would have a rate of its own, or escape the rule.
+#[test]
+fn the_rate_holds_over_all_spellings_of_a_name() {
+    let rules = "[{name: one, users: Alice, requests_per_second: 0.1, burst: 2}]";
+    let gateway = Gateway::start(Upstream::start().address(), &[("LIMITS_RULES", rules)]);
+    let tokens = ["alice", "ALICE", "Alice", "bob"].map(|user| gateway.token_of(user, "secret"));
+    assert_eq!(tokens.map(|token| send(&gateway, QUERY, &token).status), [200, 200, 429, 200]);
+}
+
 #[test]
 fn concurrent_requests_of_a_caller_are_limited_by_address_and_ontology() {
     let upstream = Upstream::with_behaviour(|_, stream| {

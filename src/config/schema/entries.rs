@@ -196,7 +196,8 @@ entries! { AUTHORIZATION_RULES {
 
 entries! { LIMIT_RULES {
     required name: Name, "Name of the rule in logs and metrics.";
-    key users: Texts, "Callers: names or patterns. Default: every caller, also those whom only the backend knows.";
+    key users: Texts,
+        "Callers: names or patterns, in any case. Default: every caller, also those whom only the backend knows.";
     key groups: Texts,
         "Groups of callers, from a JWT (`groups_claims`) or a directory (`ldap.groups_…`): names or patterns. A rule \
          with `users` and `groups` matches callers of either. Each caller is counted on its own.";
