@@ -97,11 +97,6 @@ impl RequestPermit {
         self.admission.counts.memory.for_responses() / in_flight.max(1)
     }
 
-    /// What the request was counted as.
-    pub fn kind(&self) -> RequestKind {
-        self.kind
-    }
-
     /// The rules of `limits.rules`.
     pub fn rules(&self) -> &Arc<[Arc<RuleLimiter>]> {
         &self.admission.rules
@@ -109,7 +104,7 @@ impl RequestPermit {
 
     /// Counts the request of its caller for a rule.
     pub fn count_for_rule(&mut self, limiter: &Arc<RuleLimiter>) -> Result<(), RuleExceeded> {
-        self.rules.extend(limiter.admit(self.caller.unwrap_or_default())?);
+        self.rules.extend(limiter.admit(self.caller.unwrap_or_default(), self.kind)?);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use dashmap::DashMap;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 
-use crate::admission::KeyedCounts;
+use crate::admission::{KeyedCounts, RequestKind};
 use crate::base::clock;
 use crate::base::identity_hasher::IdentityHasher;
 use crate::base::rate::Rate;
@@ -73,14 +73,15 @@ impl RuleLimiter {
         RuleLimiter { id: Some(id), unreported, ..RuleLimiter::new(self.rule.clone(), self.exceeded.clone()) }
     }
 
-    /// Counts a request of this caller. `Some` permit if the rule limits concurrent requests.
-    pub fn admit(self: &Arc<RuleLimiter>, caller: u64) -> Result<Option<RulePermit>, RuleExceeded> {
+    /// Counts a request of this caller. `Some` permit if the rule limits concurrent requests, of which an event stream is
+    /// not one.
+    pub fn admit(self: &Arc<RuleLimiter>, caller: u64, kind: RequestKind) -> Result<Option<RulePermit>, RuleExceeded> {
         if let Some(rate) = self.rule.rate
             && let Err(retry_after) = self.admit_at_rate(rate, caller, clock::recent())
         {
             return Err(self.exceeded(retry_after));
         }
-        let Some(concurrent) = self.rule.concurrent else { return Ok(None) };
+        let Some(concurrent) = self.rule.concurrent.filter(|_| kind == RequestKind::Query) else { return Ok(None) };
         if !self.requests.try_increment(caller, concurrent) {
             return Err(self.exceeded(RETRY_SOON));
         }
@@ -168,13 +169,19 @@ mod tests {
         Arc::new(RuleLimiter::new(rule, Counter::default()))
     }
 
+    impl RuleLimiter {
+        fn admit_query(self: &Arc<RuleLimiter>, caller: u64) -> Result<Option<RulePermit>, RuleExceeded> {
+            self.admit(caller, RequestKind::Query)
+        }
+    }
+
     #[test]
     fn callers_have_rates_of_their_own() {
         clock::now();
         let limiter = limiter(Rate::new(0.1, 2), None);
         for caller in [1, 2] {
-            assert!(limiter.admit(caller).is_ok() && limiter.admit(caller).is_ok());
-            let refused = limiter.admit(caller).expect_err("too many");
+            assert!(limiter.admit_query(caller).is_ok() && limiter.admit_query(caller).is_ok());
+            let refused = limiter.admit_query(caller).expect_err("too many");
             assert_eq!(&*refused.rule, "rule");
             assert!(refused.retry_after > Duration::from_secs(9), "{refused:?}");
         }
@@ -187,7 +194,7 @@ mod tests {
     fn replicas_share_a_rate() {
         clock::now();
         let replicas = [(); 3].map(|()| Arc::new(limiter(Rate::new(0.1, 6), None).with_id(7)));
-        let admitted = |replica: &Arc<RuleLimiter>| (0..20).take_while(|_| replica.admit(1).is_ok()).count();
+        let admitted = |replica: &Arc<RuleLimiter>| (0..20).take_while(|_| replica.admit_query(1).is_ok()).count();
         let report = || {
             let mut all = replicas.each_ref().map(|replica| {
                 let mut uses = Vec::new();
@@ -199,16 +206,20 @@ mod tests {
                 replica.add_uses(&OtherUses { uses, sharers: 1 });
             }
         };
-        assert!(replicas[0].admit(1).is_ok() && replicas[1].admit(1).is_ok() && replicas[1].admit(1).is_ok());
-        assert!(replicas[2].admit(2).is_ok());
+        assert!(
+            replicas[0].admit_query(1).is_ok()
+                && replicas[1].admit_query(1).is_ok()
+                && replicas[1].admit_query(1).is_ok()
+        );
+        assert!(replicas[2].admit_query(2).is_ok());
         report();
         assert_eq!(replicas.each_ref().map(admitted), [6 - 1 - 2, 6 - 2, 6 - 1]);
         report();
-        let refused = replicas[0].admit(1).expect_err("full");
+        let refused = replicas[0].admit_query(1).expect_err("full");
         assert!(refused.retry_after > Duration::from_secs(40), "what was admitted too much drains first: {refused:?}");
         let other = RateUse { rule: 8, caller: 9, requests: 100 };
         replicas[0].add_uses(&OtherUses { uses: vec![other], sharers: 1 });
-        assert!(replicas[0].admit(9).is_ok(), "a different rule");
+        assert!(replicas[0].admit_query(9).is_ok(), "a different rule");
     }
 
     #[test]
@@ -217,7 +228,7 @@ mod tests {
         let admitted = |sharers: u32| {
             let limiter = Arc::new(limiter(Rate::new(0.1, 6), None).with_id(7));
             limiter.add_uses(&OtherUses { uses: Vec::new(), sharers });
-            (0..20).take_while(|_| limiter.admit(1).is_ok()).count()
+            (0..20).take_while(|_| limiter.admit_query(1).is_ok()).count()
         };
         assert_eq!([1, 2, 3, 6, 7, u32::MAX].map(admitted), [6, 3, 2, 1, 1, 1]);
     }
@@ -227,7 +238,9 @@ mod tests {
         clock::now();
         let limiter = Arc::new(limiter(Rate::new(0.1, 6), None).with_id(7));
         let callers = 0..MAX_REPORTED as u64 + 1;
-        assert!(callers.clone().all(|caller| limiter.admit(caller).is_ok() && limiter.admit(caller).is_ok()));
+        assert!(
+            callers.clone().all(|caller| limiter.admit_query(caller).is_ok() && limiter.admit_query(caller).is_ok())
+        );
         let take = || {
             let mut uses = Vec::new();
             limiter.take_uses(&mut uses);
@@ -236,7 +249,7 @@ mod tests {
         };
         let first = take();
         assert_eq!(first.len(), MAX_REPORTED);
-        assert!(limiter.admit(0).is_ok() && limiter.admit(0).is_ok(), "it is reported again");
+        assert!(limiter.admit_query(0).is_ok() && limiter.admit_query(0).is_ok(), "it is reported again");
         assert!(first.chain(take()).eq(callers.chain([0])));
         assert_eq!(take().len(), 0);
     }
@@ -252,7 +265,7 @@ mod tests {
                 let uses =
                     (0..fastrand::usize(..3)).map(|_| RateUse { rule: 7, caller: 1, requests: random() }).collect();
                 limiter.add_uses(&OtherUses { uses, sharers: random() });
-                match limiter.admit(1) {
+                match limiter.admit_query(1) {
                     Ok(_) => admitted += 1,
                     // Ten full buckets, and the time for one request with the largest number of replicas.
                     Err(refused) => assert!(refused.retry_after <= Duration::from_secs(600 + 24 * 3600), "{refused:?}"),
@@ -265,9 +278,10 @@ mod tests {
     #[test]
     fn concurrent_requests_are_counted_until_their_permits_are_dropped() {
         let limiter = limiter(None, Some(2));
-        let permits = [limiter.admit(1), limiter.admit(1)];
-        assert!(limiter.admit(1).is_err() && limiter.admit(2).is_ok());
+        let permits = [limiter.admit_query(1), limiter.admit_query(1)];
+        assert!(limiter.admit_query(1).is_err() && limiter.admit_query(2).is_ok());
+        assert!(limiter.admit(1, RequestKind::EventStream).is_ok_and(|permit| permit.is_none()));
         drop(permits);
-        assert!(limiter.admit(1).is_ok());
+        assert!(limiter.admit_query(1).is_ok());
     }
 }

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::admission::RequestKind;
 use crate::auth::Identity;
 use crate::base::glob::Glob;
 use crate::base::groups::Groups;
@@ -17,7 +16,7 @@ use crate::gateway::screen::Screened;
 /// Counts the request for every rule that matches it, and rejects it if it exceeds a limit that is enforced.
 pub fn limit(screened: &Screened, identity: &Identity, exchange: &mut Exchange) -> Result<(), Rejection> {
     let (record, permit) = exchange.parts();
-    if permit.rules().is_empty() || permit.kind() == RequestKind::EventStream {
+    if permit.rules().is_empty() {
         return Ok(());
     }
     let needs_ontology = permit.rules().iter().any(|limiter| limiter.rule.ontologies.is_some());

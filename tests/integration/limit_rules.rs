@@ -70,6 +70,17 @@ fn the_rate_holds_over_all_spellings_of_a_name() {
     assert_eq!(tokens.map(|token| send(&gateway, QUERY, &token).status), [200, 200, 429, 200]);
 }
 
+/// The backend may end such a request at once.
+#[test]
+fn requests_for_an_event_stream_count_for_the_rate() {
+    let rules = "[{name: agents, routes: mcp, requests_per_second: 0.1, burst: 2}]";
+    let gateway = Gateway::start(Upstream::start().address(), &[("LIMITS_RULES", rules)]);
+    let token = gateway.token();
+    let headers = [("accept", "text/event-stream"), ("x-api-key", &*token)];
+    let statuses = [(); 3].map(|()| gateway.client().send("GET /timbr/api/mcp/", &headers, b"").status);
+    assert_eq!(statuses, [200, 200, 429]);
+}
+
 #[test]
 fn concurrent_requests_of_a_caller_are_limited_by_address_and_ontology() {
     let upstream = Upstream::with_behaviour(|_, stream| {

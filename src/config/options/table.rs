@@ -407,8 +407,8 @@ group! {
         "Maximum number of concurrent requests of one caller: a user, or a key whose user only the backend knows. Further \
          requests receive 429 and Retry-After.";
     streams_per_identity: Count = "64",
-        "Maximum number of open event streams (MCP) of one caller, which count for no other limit on requests but \
-         limits.requests. Further streams receive 429 and Retry-After.";
+        "Maximum number of open event streams (MCP) of one caller, which count for no other limit on concurrent \
+         requests but limits.requests. Further streams receive 429 and Retry-After.";
     unauthenticated_rate: Limit = "20",
         "Requests per second of one client address (IPv6: /64 network) on routes without credentials; ten times as many \
          may come at once. Further requests receive 429 and Retry-After. 0: no limit.";

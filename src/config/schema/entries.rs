@@ -206,7 +206,7 @@ entries! { LIMIT_RULES {
     key ontologies: Texts, "Ontologies in the path: names or patterns. Default: all, also paths without one.";
     key requests_per_second: Number, "Requests of each caller per second, on average; may be a fraction.";
     key burst: Number, "Requests that a caller may send at once. Default: `requests_per_second`, rounded up.";
-    key concurrent: Number, "Concurrent requests of each caller.";
+    key concurrent: Number, "Concurrent requests of each caller, without event streams (MCP).";
     key mode: Word(&["enforce", "shadow"]),
         "`shadow`: requests above the limit are counted, logged and forwarded. Default: `enforce`.";
 } }
