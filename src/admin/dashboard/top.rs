@@ -129,10 +129,9 @@ fn add(tallies: &mut Tallies, name: &str, tally: &CallerTally) {
 /// Forgets the names with the fewest requests, if there are too many.
 fn shrink(tallies: &mut Tallies) {
     if tallies.len() > MAX_NAMES {
-        let mut counts: Vec<_> = tallies.values().map(|tally| tally.requests).collect();
-        counts.sort_unstable_by_key(|count| Reverse(*count));
-        let least = counts[MAX_NAMES / 2];
-        tallies.retain(|_, tally| tally.requests > least);
+        let mut all: Vec<_> = tallies.drain().collect();
+        all.select_nth_unstable_by_key(MAX_NAMES / 2, |(_, tally)| Reverse(tally.requests));
+        tallies.extend(all.drain(..MAX_NAMES / 2));
     }
 }
 
@@ -186,5 +185,9 @@ mod tests {
         }
         assert!(top.intervals[0].users.len() <= MAX_NAMES);
         assert_eq!(names(&top)[0], ("busy".to_owned(), 4000));
+        top.intervals.clear();
+        let all: Vec<_> = (0..2000).map(|number| format!("user-{number}")).collect();
+        top.add(callers(&all.iter().map(|name| (&**name, 1)).collect::<Vec<_>>()), &[], Duration::ZERO);
+        assert!(!names(&top).is_empty(), "callers with as many requests as all others");
     }
 }
