@@ -311,12 +311,12 @@ impl UpstreamClient {
 
     fn begin_response(&self, head: ResponseHead, request: PendingRequest, upload: Upload) -> UpstreamResponse {
         let options = request.options;
-        let (mut connection, in_flight) = request.into_parts();
+        let (mut connection, mut in_flight) = request.into_parts();
         let ResponseHead { status, headers, extent, keep_alive, max_idle } = head;
         if let Some(limit) = max_idle {
             connection.max_idle = limit.saturating_sub(IDLE_MARGIN);
         }
-        in_flight.target.counters().responses.add(1);
+        in_flight.begin_response();
         self.0.backends.record_response(&in_flight.target.endpoint, status, in_flight.was_ejected);
         // SECURITY: a backend that responds before it has read the request may take the rest for the next request.
         let is_reusable = keep_alive && upload.is_done();

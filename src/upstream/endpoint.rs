@@ -17,6 +17,7 @@ use crate::base::label_values::label_values;
 use crate::config::HealthOptions;
 use crate::observability::metrics::EndpointCounts;
 use crate::upstream::origin::{EndpointAddress, UpstreamOrigin};
+use crate::upstream::silence::{Silence, SilenceEvent};
 
 /// Maximum duration of one ejection.
 const MAX_EJECTION: Duration = Duration::from_secs(300);
@@ -40,6 +41,7 @@ pub struct Endpoint {
     counters: Box<[EndpointCounters]>,
     failures: AtomicU64,
     ejections: AtomicU64,
+    silence: Mutex<Silence>,
     /// True if the name no longer resolves to this address.
     removed: AtomicBool,
     /// Wakes the health checker: the endpoint was ejected or removed.
@@ -105,6 +107,8 @@ pub struct EndpointHealth {
 pub struct EndpointCounters {
     /// Requests whose responses are not complete.
     pub in_flight: SingleWriterCounter,
+    /// Those of them whose responses have begun.
+    pub responding: SingleWriterCounter,
     pub open_connections: SingleWriterCounter,
     /// Responses of any status.
     pub responses: SingleWriterCounter,
@@ -140,6 +144,7 @@ impl Endpoint {
             counters: (0..workers).map(|_| EndpointCounters::default()).collect(),
             failures: AtomicU64::new(0),
             ejections: AtomicU64::new(0),
+            silence: Mutex::default(),
             removed: AtomicBool::new(false),
             state_changed: Notify::new(),
             probe_requested: Notify::new(),
@@ -180,8 +185,11 @@ impl Endpoint {
         let sum = |counter: fn(&EndpointCounters) -> &SingleWriterCounter| {
             self.counters.iter().map(|counters| counter(counters).get()).sum()
         };
+        let in_flight: u64 = sum(|counters| &counters.in_flight);
         EndpointCounts {
-            in_flight: sum(|counters| &counters.in_flight),
+            waiting: in_flight.saturating_sub(sum(|counters| &counters.responding)),
+            silent_seconds: self.silence.lock().duration(Instant::now()).as_secs(),
+            in_flight,
             open_connections: sum(|counters| &counters.open_connections),
             responses: sum(|counters| &counters.responses),
             abandoned: sum(|counters| &counters.abandoned),
@@ -189,6 +197,12 @@ impl Endpoint {
             failures: self.failures.load(Ordering::Relaxed),
             ejections: self.ejections(),
         }
+    }
+
+    /// Notices whether requests wait without any response. Called periodically.
+    pub fn observe_silence(&self) -> Option<SilenceEvent> {
+        let counts = self.totals();
+        self.silence.lock().observe(&counts, Instant::now())
     }
 
     /// The number of ejections.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode, Uri};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::http::h1::request::write_request_start;
@@ -22,6 +22,7 @@ use crate::upstream::endpoint::{Endpoint, EndpointFailure, EndpointState};
 use crate::upstream::exchange::{Upload, UpstreamExchange};
 use crate::upstream::name_resolution::resolve_periodically;
 use crate::upstream::request_body::RequestBody;
+use crate::upstream::silence::SilenceEvent;
 use crate::upstream::{OutgoingMessage, UpstreamError};
 
 /// Time between two connection attempts to an endpoint that refuses connections.
@@ -29,6 +30,9 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Maximum time between two health checks of an unhealthy endpoint.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time between two looks for endpoints that do not respond.
+const SILENCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Timeout of the additional connection attempts during a slow one.
 const QUICK_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -42,6 +46,7 @@ impl Backends {
         }
         let mut changes = self.subscribe();
         let mut watched = HashMap::new();
+        let mut ticks = interval(SILENCE_INTERVAL);
         loop {
             changes.borrow_and_update();
             watched.retain(|_, endpoint: &mut Arc<Endpoint>| !endpoint.is_removed());
@@ -53,10 +58,27 @@ impl Backends {
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
+                _ = ticks.tick() => self.endpoints().iter().for_each(|endpoint| report_silence(endpoint)),
                 // A panic in one task ends all of them, and the caller notices.
                 ended = tasks.join_next(), if !tasks.is_empty() => if ended.is_some_and(|end| end.is_err()) { return },
             }
         }
+    }
+}
+
+/// Logs when an endpoint stops to respond although requests wait, and when it responds again.
+fn report_silence(endpoint: &Endpoint) {
+    let name = &*endpoint.origin.authority;
+    match endpoint.observe_silence() {
+        Some(SilenceEvent::Began) => {
+            let waiting = endpoint.totals().waiting;
+            warn!(
+                backend = name, address = %endpoint.address, waiting,
+                "endpoint sends no response: it hangs, or all its queries are long"
+            );
+        }
+        Some(SilenceEvent::Ended) => info!(backend = name, address = %endpoint.address, "endpoint responds again"),
+        None => {}
     }
 }
 

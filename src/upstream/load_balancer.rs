@@ -51,6 +51,7 @@ pub struct UpstreamInFlight {
     responses_before: u64,
     /// The endpoint was ejected when it was chosen, as there was no other one.
     pub was_ejected: bool,
+    has_response: bool,
     /// The permit of the request; `None` for requests of the gateway itself.
     pub permit: Option<Box<RequestPermit>>,
 }
@@ -61,7 +62,14 @@ impl UpstreamInFlight {
         counters.in_flight.add(1);
         let responses_before = counters.responses.get();
         let was_ejected = target.endpoint.state() == EndpointState::Ejected;
-        UpstreamInFlight { target, responses_before, was_ejected, permit }
+        UpstreamInFlight { target, responses_before, was_ejected, has_response: false, permit }
+    }
+
+    /// Counts the response, whose head has arrived.
+    pub fn begin_response(&mut self) {
+        self.has_response = true;
+        self.target.counters().responses.increment();
+        self.target.counters().responding.increment();
     }
 
     /// Counts the request for a different endpoint.
@@ -84,7 +92,11 @@ impl UpstreamInFlight {
 
 impl Drop for UpstreamInFlight {
     fn drop(&mut self) {
-        self.target.counters().in_flight.decrement();
+        let counters = self.target.counters();
+        counters.in_flight.decrement();
+        if self.has_response {
+            counters.responding.decrement();
+        }
     }
 }
 

@@ -28,6 +28,7 @@ mod request_body;
 mod response_body;
 mod retry;
 mod selection;
+mod silence;
 mod status;
 
 use std::io;
@@ -42,6 +43,7 @@ pub use backends::{Backends, TlsChange};
 pub use client::UpstreamClient;
 pub use request_body::{BodyLimits, RequestBody, RequestBodyError};
 pub use response_body::{ResponseBody, ResponseBodyError};
+pub use silence::LONG_SILENCE;
 pub use status::{EndpointStatus, NameStatus, UpstreamStatus};
 
 /// A request that may be sent to a backend.

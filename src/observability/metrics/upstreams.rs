@@ -21,6 +21,10 @@ pub struct EndpointCounts {
     pub abandoned: u64,
     /// Requests whose clients left before the response was complete.
     pub abandonments: u64,
+    /// Requests in flight whose responses have not begun.
+    pub waiting: u64,
+    /// How long several requests have waited without any response.
+    pub silent_seconds: u64,
     /// Open connections, idle or with a request.
     #[serde(rename = "open")]
     pub open_connections: u64,
@@ -69,6 +73,7 @@ const COUNTERS: [EndpointMetric; 4] = [
 #[derive(Debug)]
 pub struct UpstreamMetrics {
     usable: Family<EndpointLabels, Gauge>,
+    silent_seconds: Family<EndpointLabels, Gauge>,
     gauges: [Family<EndpointLabels, Gauge>; GAUGES.len()],
     counters: [Family<EndpointLabels, Counter>; COUNTERS.len()],
     lookup_failures: Labelled<Counter>,
@@ -81,6 +86,11 @@ impl UpstreamMetrics {
                 "upstream_usable",
                 ENDPOINT_LABELS,
                 "1 while requests are sent to this endpoint, 0 while it is ejected",
+            ),
+            silent_seconds: catalogue.register(
+                "upstream_silent_seconds",
+                ENDPOINT_LABELS,
+                "How long several requests to this endpoint have waited without any response from it; 0 otherwise",
             ),
             gauges: GAUGES.map(|(name, help, _)| catalogue.register(name, ENDPOINT_LABELS, help)),
             counters: COUNTERS.map(|(name, help, _)| catalogue.register(name, ENDPOINT_LABELS, help)),
@@ -95,6 +105,7 @@ impl UpstreamMetrics {
     /// Removes all values, so that endpoints that no longer exist disappear.
     pub fn clear(&self) {
         self.usable.clear();
+        self.silent_seconds.clear();
         self.gauges.iter().for_each(Family::clear);
         self.counters.iter().for_each(Family::clear);
         self.lookup_failures.clear();
@@ -105,6 +116,8 @@ impl UpstreamMetrics {
     pub fn add_endpoint(&self, names: [&str; 3], is_usable: bool, counts: &EndpointCounts) {
         let labels = endpoint_labels(names);
         self.usable.get_or_create(&labels).set(i64::from(is_usable));
+        let silent_seconds = i64::try_from(counts.silent_seconds).unwrap_or(i64::MAX);
+        self.silent_seconds.get_or_create(&labels).set(silent_seconds);
         for (family, (.., value)) in self.counters.iter().zip(COUNTERS) {
             family.get_or_create(&labels).inc_by(value(counts));
         }

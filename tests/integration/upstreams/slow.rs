@@ -1,5 +1,6 @@
 //! Hanging requests do not delay others.
 
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -107,6 +108,28 @@ fn a_hanging_backend_is_replaced_by_the_other_one() {
     assert!(late <= 3, "{late} of 60");
     let told = super::endpoint(&gateway, hanging.address());
     assert_eq!((told["state"].as_str(), told["why"].as_str()), (Some("ejected"), Some("response_timeout")), "{told}");
+}
+
+/// Long before `upstream.response_timeout`.
+#[test]
+fn a_backend_that_hangs_is_noticed() {
+    let (upstream, is_open) = Upstream::gate();
+    let gateway = super::gateway(&[upstream.address()], &[]);
+    let token = gateway.token();
+    let silence = || super::endpoint(&gateway, upstream.address())["silent_seconds"].as_u64().expect("a number");
+    let hanging = [(); 2].map(|()| {
+        let mut client = gateway.client();
+        client.write_request("POST /timbr/api/x", &[JSON, ("x-api-key", &*token)], b"{}");
+        client
+    });
+    crate::support::wait_until("nothing is heard of it", || silence() >= 1);
+    let labels = format!("upstream=\"default\",backend=\"{0}\",address=\"{0}\"", upstream.address());
+    assert!(gateway.metric(&format!("timbr_gateway_upstream_silent_seconds{{{labels}}}")) >= 1.0);
+    is_open.store(true, Ordering::SeqCst);
+    for mut client in hanging {
+        assert_eq!(client.read_response().status, 200);
+    }
+    crate::support::wait_until("it responds again", || silence() == 0);
 }
 
 /// A long query does not indicate a failing backend, as long as the backend serves others.
