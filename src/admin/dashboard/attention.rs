@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 
 use crate::admin::AdminContext;
 use crate::admin::control::ReloadResult;
+use crate::admin::dashboard::backend_attention;
 use crate::admin::dashboard::history::TrafficHistory;
-use crate::admin::dashboard::overview::{has_usable_endpoint, phase};
-use crate::config::{Config, DEFAULT_UPSTREAM, VerifierOptions};
+use crate::admin::dashboard::overview::phase;
+use crate::config::{Config, VerifierOptions};
 use crate::gateway::rejection::Rejection;
 use crate::observability::log;
 use crate::observability::metrics::Metrics;
 use crate::store::ActiveStop;
 use crate::tls::{CertificateFault, CertificateStatus};
-use crate::upstream::Backends;
 
 /// Rejections of wrong credentials.
 const FAILED_LOGINS: [Rejection; 4] =
@@ -36,7 +36,7 @@ const BAD: &str = "bad";
 /// A problem that an operator should look at.
 pub struct AttentionItem {
     severity: &'static str,
-    message: String,
+    pub(super) message: String,
     remedy: String,
     /// The section of the page with details.
     section: Option<&'static str>,
@@ -134,11 +134,11 @@ impl RecentEvents {
 }
 
 impl AttentionItem {
-    fn bad(message: impl Into<String>, remedy: &str, section: Option<&'static str>) -> AttentionItem {
+    pub(super) fn bad(message: impl Into<String>, remedy: &str, section: Option<&'static str>) -> AttentionItem {
         AttentionItem { severity: BAD, message: message.into(), remedy: remedy.to_owned(), section }
     }
 
-    fn warn(message: impl Into<String>, remedy: &str, section: Option<&'static str>) -> AttentionItem {
+    pub(super) fn warn(message: impl Into<String>, remedy: &str, section: Option<&'static str>) -> AttentionItem {
         AttentionItem { severity: "warn", message: message.into(), remedy: remedy.to_owned(), section }
     }
 
@@ -161,7 +161,7 @@ pub fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory
         items.push(AttentionItem::bad(format!("The gateway is not ready: {reason}"), "See its log for details.", None));
     }
     let snapshot = admin.snapshot.get();
-    items.extend(snapshot.upstreams.iter().filter_map(|backends| upstream_item(backends)));
+    items.extend(snapshot.upstreams.iter().flat_map(|backends| backend_attention::items(backends)));
     if snapshot.admission.memory().is_exhausted() {
         items.push(AttentionItem::bad(
             "Memory is exhausted",
@@ -174,7 +174,7 @@ pub fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory
         items.push(AttentionItem::bad(
             "The token store is unavailable",
             "Tokens in this gateway's cache stay valid; requests with other tokens get 503 `token_store_unavailable`. Check the \
-             store that `store.kind` selects.",
+             store that `store.kind` selects; the log has the cause.",
             Some("store"),
         ));
     }
@@ -186,6 +186,7 @@ pub fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory
             Some("rejections"),
         ));
     }
+    items.extend(history.long_median().map(backend_attention::slow_item));
     items.extend(admin.dashboard.recent_events.borrow().items());
     items.extend(stop_items(admin));
     items.extend(rejection_items(history));
@@ -202,34 +203,6 @@ pub fn attention(admin: &AdminContext, config: &Config, history: &TrafficHistory
     }
     items.sort_by_key(|item| item.severity != BAD);
     items
-}
-
-fn upstream_item(backends: &Backends) -> Option<AttentionItem> {
-    let status = backends.status();
-    let of = match backends.name() {
-        DEFAULT_UPSTREAM => String::new(),
-        name => format!(" of the upstream {name}"),
-    };
-    let all = status.endpoints.len();
-    let ejected = status.endpoints.iter().filter(|endpoint| endpoint.state != "usable").count();
-    if !has_usable_endpoint(backends) {
-        return Some(AttentionItem::bad(
-            match all {
-                0 => format!("No endpoint{of} is known"),
-                _ => format!("No endpoint{of} is usable: {ejected} of {all} are ejected"),
-            },
-            "Requests get 502 or 503. Check that the backend runs and listens on `upstream.url`; `timbr-gateway doctor` \
-             checks the whole path.",
-            Some("upstreams"),
-        ));
-    }
-    (ejected > 0).then(|| {
-        AttentionItem::warn(
-            format!("{ejected} of {all} endpoints{of} are ejected"),
-            "The other endpoints get their requests.",
-            Some("upstreams"),
-        )
-    })
 }
 
 fn certificate_items(admin: &AdminContext) -> Vec<AttentionItem> {
@@ -284,8 +257,9 @@ fn rejection_items(history: &TrafficHistory) -> Vec<AttentionItem> {
     } else if failed >= MANY_FAILED_LOGINS {
         items.push(AttentionItem::warn(
             format!("{failed} wrong credentials in 5 minutes"),
-            "Someone guesses, or a client has an old password or key. `timbr-gateway top` names the addresses, the audit \
-             log `claimed_user` of each failed login.",
+            "Someone guesses, or a client has an old password, key or salt. If the reason is `bearer_invalid`, compare \
+             `timbr-gateway salt status` at all replicas. `timbr-gateway top` names the addresses, the audit log \
+             `claimed_user` of each wrong password.",
             section,
         ));
     }

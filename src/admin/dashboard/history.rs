@@ -13,6 +13,9 @@ use crate::observability::metrics::{Histogram, RequestOutcome, RouteTotals};
 /// Time between two points of the fine series.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Queries may take long, but an operator wants to know if most of them do; as in the alert `TimbrGatewaySlow`.
+const LONG_DURATION: Duration = Duration::from_secs(30);
+
 /// Points of the fine series: five minutes.
 const FINE_POINTS: usize = 150;
 
@@ -162,6 +165,13 @@ impl TrafficHistory {
         (all >= 20 && minute.rejected * 5 > all).then(|| minute.rejected * 100 / all)
     }
 
+    /// The median duration of the requests of the last minute in seconds, if it is long and of at least five requests.
+    pub fn long_median(&self) -> Option<f64> {
+        let minute = self.last_minute();
+        let all = minute.answered + minute.rejected + minute.failed;
+        minute.durations.quantile(0.5).filter(|median| all >= 5 && *median >= LONG_DURATION.as_secs_f64())
+    }
+
     /// The number of requests of the last five minutes that were rejected for one of these reasons.
     pub fn recent_count_of(&self, reasons: &[&str]) -> u64 {
         let of = |point: &HistoryPoint| reasons.iter().map(|reason| point.counts.count_of(reason)).sum::<u64>();
@@ -268,6 +278,16 @@ mod tests {
         }
         assert_eq!(history.to_json()["coarse"]["answered"], json!([5.0, 5.0]));
         assert_eq!(history.coarse.points.len(), 1);
+    }
+
+    #[test]
+    fn a_minute_of_long_requests_is_noticed() {
+        let mut history = TrafficHistory::new();
+        let slow = TrafficCounts { durations: Histogram::of(&[Duration::from_secs(40); 4]), ..counts(4, &[]) };
+        history.add(slow.clone(), SAMPLE_INTERVAL);
+        assert_eq!(history.long_median(), None, "few requests");
+        history.add(slow, SAMPLE_INTERVAL);
+        assert!(history.long_median().is_some_and(|median| median >= 30.0), "{:?}", history.long_median());
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! ```
 
 mod attention;
+mod backend_attention;
 mod event_stream;
 mod history;
 mod overview;

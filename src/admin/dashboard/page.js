@@ -380,7 +380,7 @@ const draw = {
       ? table("Endpoints of the backends", [{ name: "Address" }, { name: "State" }, { name: "In flight", class: "num" }, { name: "Connections", class: "num" }, { name: "Responses", class: "num" }, { name: "Failures", class: "num" }, { name: "Ejections", class: "num" }],
         endpoints.map((one) => {
           const [status, word] = words[one.state] || ["warn", one.state];
-          const why = [one.why && one.why.replaceAll("_", " "), one.since && status !== "ok" && `since ${clockTime(one.since, true)}`, one.tried_in !== null && one.tried_in !== undefined && `next probe in ${one.tried_in} s`].filter(Boolean).join(", ");
+          const why = [one.silent_seconds >= 60 && `no response for ${formatSeconds(one.silent_seconds)}`, one.why && one.why.replaceAll("_", " "), one.since && status !== "ok" && `since ${clockTime(one.since, true)}`, one.tried_in !== null && one.tried_in !== undefined && `next probe in ${one.tried_in} s`].filter(Boolean).join(", ");
           return el("tr", {},
             el("th", { scope: "row" }, el("span", { class: "mono" }, one.address), one.authority !== one.address ? el("span", { class: "sub muted" }, ` ${one.authority}`) : null, one.upstream !== "default" ? el("span", { class: "sub muted" }, ` ${one.upstream}`) : null),
             cell("state", { class: "wide" }, badge(status, word), why && el("span", { class: "sub" }, why)),

@@ -124,6 +124,17 @@ impl Histogram {
     }
 }
 
+#[cfg(test)]
+impl Histogram {
+    /// With these durations.
+    pub fn of(durations: &[Duration]) -> Histogram {
+        let (recorded, mut sum) = (DurationHistogram::default(), Histogram::default());
+        durations.iter().for_each(|duration| recorded.record(*duration));
+        recorded.add_to(&mut sum);
+        sum
+    }
+}
+
 /// Exact for sums of nanoseconds up to a hundred days, and close enough beyond.
 #[expect(clippy::cast_precision_loss, reason = "documented above")]
 fn to_f64(value: u64) -> f64 {

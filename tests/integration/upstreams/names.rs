@@ -81,8 +81,17 @@ impl Named {
     }
 
     fn status(&self) -> serde_json::Value {
+        self.get("/upstreams")
+    }
+
+    /// The banner of the dashboard.
+    fn attention(&self) -> String {
+        self.get("/overview")["attention"].to_string()
+    }
+
+    fn get(&self, path: &str) -> serde_json::Value {
         let mut admin = Client::connect(self.program.admin.expect("it is on"));
-        admin.write(b"GET /upstreams HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        admin.write(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         admin.read_response().json()
     }
 }
@@ -162,6 +171,11 @@ fn an_unresolvable_name_keeps_its_addresses() {
     wait_until("the backend is still used", || backends[0].log().len() > before + 50);
     let told = named.status()["names"][0].clone();
     assert!(told["failing"].is_string() && told["resolved"].is_u64(), "{told}");
+    assert!(
+        named.attention().contains("The backend's name backend.test cannot be resolved: "),
+        "{}",
+        named.attention()
+    );
     named.means(&["127.0.3.1"]);
     wait_until("the name is resolved again", || named.status()["names"][0]["failing"].is_null());
     let (sent, failed) = load.end();
