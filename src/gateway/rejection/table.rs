@@ -315,8 +315,9 @@ rejections! {
         header: "x-api-key",
         rules: ["auth.verifier", "upstream.credential"],
         message: "The token was revoked. Get a new one with POST /timbr/api/get_token.",
-        remedy: "An operator revoked the token, the user was removed or has a new password, the verifier was replaced, or \
-                 the backend rejects the upstream key of the token. Get a new token.",
+        remedy: "An operator revoked the token, the user was removed or has a new password, the verifier was replaced, \
+                 the salt of its login is not one of this gateway (compare `timbr-gateway salt status` at all replicas), \
+                 or the backend rejects the upstream key of the token. Get a new token.",
     }
     /// An operator denies the user or the credential.
     CredentialDenied {
@@ -663,7 +664,8 @@ rejections! {
         rules: ["api_auth_salt"],
         message: "The bearer is not a Fernet token made with the API_AUTH_SALT of this API, or it was modified on the \
                   way.",
-        remedy: "Not a Fernet token, or made with a different salt. Compare `API_AUTH_SALT` on both sides.",
+        remedy: "Not a Fernet token, or made with a different salt. Compare `API_AUTH_SALT` on both \
+                 sides, and `timbr-gateway salt status` at all replicas.",
     }
     /// The bearer is too old.
     BearerExpired {
