@@ -94,15 +94,21 @@ fn begun(address: SocketAddr, token: &str, size: usize) -> Client {
     client
 }
 
+/// A program with a token, and its descriptors.
+fn idle_program(upstream: &Upstream) -> (Program, String, usize) {
+    let program = Program::start(upstream.address(), &[]);
+    let before = program.settled_descriptors();
+    let token = program.token();
+    wait_until("its connection is closed", || program.descriptors() == before);
+    (program, token, before)
+}
+
 /// Each response uses a pipe, and so two descriptors, until the limit is reached; all are released.
 #[test]
 fn pipes_are_limited_and_released() {
     let size = 2 * MIB;
     let (upstream, hold) = holding_backend(size);
-    let program = Program::start(upstream.address(), &[]);
-    let before = program.settled_descriptors();
-    let token = program.token();
-    wait_until("its connection is closed", || program.descriptors() == before);
+    let (program, token, before) = idle_program(&upstream);
     let mut clients = vec![begun(program.http, &token, size)];
     assert_eq!(program.descriptors(), before + 4, "a client, a backend's connection, a pipe");
     clients.extend((1..40).map(|_| begun(program.http, &token, size)));
@@ -126,9 +132,7 @@ fn a_disconnected_client_releases_its_pipe_and_query() {
         gone.lock().expect("no panic").send(cut).expect("the test listens");
         AfterRequest::Close
     });
-    let program = Program::start(upstream.address(), &[]);
-    let before = program.settled_descriptors();
-    let token = program.token();
+    let (program, token, before) = idle_program(&upstream);
     let mut client = Client::connect(program.http);
     ask(&mut client, &token);
     assert_eq!(client.read_bytes(MIB).len(), MIB);
@@ -230,9 +234,7 @@ fn a_disconnect_is_detected_while_the_backend_pauses() {
         gone.lock().expect("no panic").send(ended).expect("the test listens");
         AfterRequest::Close
     });
-    let program = Program::start(upstream.address(), &[]);
-    let before = program.settled_descriptors();
-    let token = program.token();
+    let (program, token, before) = idle_program(&upstream);
     drop(begun(program.http, &token, 2 * MIB));
     assert!(is_gone.recv_timeout(TIMEOUT).expect("it was notified"), "the query was not given up");
     wait_until("descriptors are released", || program.descriptors() == before);
@@ -243,10 +245,7 @@ fn a_disconnect_is_detected_while_the_backend_pauses() {
 fn tls_uses_no_pipe() {
     let size = 2 * MIB;
     let (upstream, hold) = holding_backend(size);
-    let program = Program::start(upstream.address(), &[]);
-    let before = program.settled_descriptors();
-    let token = program.token();
-    wait_until("its connection is closed", || program.descriptors() == before);
+    let (program, token, before) = idle_program(&upstream);
     let mut client = tls_stream(program.https, &program.authority_pem, &["http/1.1"]);
     let headers =
         format!("Host: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\nConnection: close\r\n");
@@ -288,14 +287,8 @@ fn a_response_may_begin_before_the_request_ends() {
         write(stream, bytes(2 * MIB));
     });
     let (gateway, token) = Gateway::with_token(address, &[]);
-    let mut client = gateway.client();
-    client.write(
-        format!(
-            "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
-             Content-Length: 200000\r\n\r\n"
-        )
-        .as_bytes(),
-    );
+    let headers = [JSON, ("x-api-key", &*token), ("Content-Length", "200000")];
+    let mut client = gateway.begin("POST /timbr/api/x", &headers, b"");
     client.write(&vec![b' '; 100_000]);
     let got = client.read_response();
     assert!(got.complete && got.body == bytes(2 * MIB), "{} bytes", got.body.len());

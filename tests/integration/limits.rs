@@ -136,14 +136,8 @@ fn a_slow_request_body_is_rejected() {
     let (gateway, token) = Gateway::with_token(upstream.address(), &options);
     let headers = [JSON, ("x-api-key", &*token)];
     let start = Instant::now();
-    let mut client = gateway.client();
-    client.write(
-        format!(
-            "POST /timbr/api/query/ HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
-             x-api-key: {token}\r\nContent-Length: 1000\r\n\r\n"
-        )
-        .as_bytes(),
-    );
+    let mut client =
+        gateway.begin("POST /timbr/api/query/", &[headers[0], headers[1], ("Content-Length", "1000")], b"");
     let mut dripping = client.try_clone();
     thread::spawn(move || {
         while dripping.write_all(b"x").is_ok() {
@@ -210,14 +204,8 @@ fn an_early_response_reaches_a_client_that_is_still_sending() {
         respond(stream, 403, "{\"status\":\"error\",\"data\":\"no\"}");
     });
     let (gateway, token) = Gateway::with_token(upstream, &[]);
-    let mut client = gateway.client();
-    client.write(
-        format!(
-            "POST /timbr/api/query/ HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
-             x-api-key: {token}\r\nContent-Length: 20000000\r\n\r\n"
-        )
-        .as_bytes(),
-    );
+    let headers = [JSON, ("x-api-key", &*token), ("Content-Length", "20000000")];
+    let mut client = gateway.begin("POST /timbr/api/query/", &headers, b"");
     let mut sending = client.try_clone();
     let sender = thread::spawn(move || {
         let part = vec![b'x'; 100_000];
@@ -252,14 +240,9 @@ fn continue_is_sent_only_to_accepted_requests() {
 #[test]
 fn a_get_with_a_body_of_unknown_length_is_forwarded() {
     let (upstream, gateway, token) = setup(&[]);
-    let mut client = gateway.client();
-    client.write(
-        format!(
-            "GET /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
-             Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
-        )
-        .as_bytes(),
-    );
+    let headers = [JSON, ("x-api-key", &*token), ("Transfer-Encoding", "chunked")];
+    let mut client = gateway.begin("GET /timbr/api/x", &headers, b"");
+    client.write(b"5\r\nhello\r\n0\r\n\r\n");
     assert_eq!(client.read_response().status, 200);
     assert_eq!(upstream.only_request().body, b"hello");
 }

@@ -63,12 +63,9 @@ fn a_slow_query_is_not_idle() {
 #[test]
 fn a_stalled_body_gets_408() {
     let (_, gateway, token) = setup(&[("TIMEOUTS_BODY", "300ms")]);
-    let mut client = gateway.client();
-    let head = format!(
-        "POST /timbr/api/x HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
-         Content-Length: 10\r\n\r\nhalf"
-    );
-    client.write(head.as_bytes());
+    let headers = [JSON, ("x-api-key", &*token), ("Content-Length", "10")];
+    let mut client = gateway.begin("POST /timbr/api/x", &headers, b"");
+    client.write(b"half");
     assert_eq!(client.read_response().rejection(), (408, "request_body_stalled".into()));
     assert!(client.is_closed());
 }

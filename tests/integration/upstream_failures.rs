@@ -49,12 +49,8 @@ fn a_backend_that_stops_reading_the_body_gives_504() {
     let upstream = TcpListener::bind("127.0.0.1:0").expect("bound");
     let options = [("UPSTREAM_RESPONSE_TIMEOUT", "400ms")];
     let (gateway, token) = Gateway::with_token(upstream.local_addr().expect("an address"), &options);
-    let mut client = gateway.client();
-    let head = format!(
-        "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
-         Content-Length: 100000000\r\n\r\n"
-    );
-    client.write(head.as_bytes());
+    let headers = [JSON, ("x-api-key", &*token), ("Content-Length", "100000000")];
+    let mut client = gateway.begin("POST /timbr/api/x", &headers, b"");
     let mut sending = client.try_clone();
     let sender = std::thread::spawn(move || while sending.write_all(&[b'x'; 64 * 1024]).is_ok() {});
     let _unread = upstream.accept().expect("a connection").0;
@@ -208,12 +204,8 @@ fn an_early_response_is_forwarded_while_the_body_arrives() {
         while matches!(stream.read(&mut some), Ok(count) if count > 0) {}
     });
     let (gateway, token) = Gateway::with_token(address, &[]);
-    let mut client = gateway.client();
-    let head = format!(
-        "POST /timbr/api/x HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nx-api-key: {token}\r\n\
-         Content-Length: 1000000\r\n\r\n"
-    );
-    client.write(head.as_bytes());
+    let headers = [JSON, ("x-api-key", &*token), ("Content-Length", "1000000")];
+    let mut client = gateway.begin("POST /timbr/api/x", &headers, b"");
     // More than `limits.buffer`.
     client.write(&[b' '; 100_000]);
     let got = client.read_response();
