@@ -38,16 +38,11 @@ pub fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 
 /// Opens a regular file. The error has no remedy.
 pub fn open_regular(path: &Path) -> io::Result<File> {
-    if fs::metadata(path)?.is_file() { open(path) } else { Err(not_regular()) }
+    if fs::metadata(path)?.is_file() { File::open(path) } else { Err(not_regular()) }
 }
 
 fn not_regular() -> io::Error {
     io::Error::new(ErrorKind::InvalidInput, "it is not a regular file; name a different file")
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    // Without this flag, opening a pipe waits until a process opens its other end.
-    OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
 }
 
 fn read_within(path: &Path, pipe_timeout: Duration) -> io::Result<Zeroizing<Vec<u8>>> {
@@ -57,17 +52,19 @@ fn read_within(path: &Path, pipe_timeout: Duration) -> io::Result<Zeroizing<Vec<
     if !(kind.is_file() || kind.is_dir() || kind.is_fifo()) {
         return Err(not_regular());
     }
-    let mut file = open(path)?;
     if kind.is_fifo() {
-        return read_pipe(&file, pipe_timeout);
+        return read_pipe(path, pipe_timeout);
     }
+    let mut file = File::open(path)?;
     // SECURITY: allocated once, because a buffer that grows leaves copies of a secret in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).saturating_add(1)));
     file.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-fn read_pipe(pipe: &File, timeout: Duration) -> io::Result<Zeroizing<Vec<u8>>> {
+fn read_pipe(path: &Path, timeout: Duration) -> io::Result<Zeroizing<Vec<u8>>> {
+    // Without this flag, opening a pipe waits until a process opens its other end.
+    let pipe = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
     let deadline = Instant::now() + timeout;
     let mut bytes = Zeroizing::new(Vec::new());
     let mut limited = pipe.take(MAX_PIPE_BYTES);
