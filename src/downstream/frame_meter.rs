@@ -23,7 +23,7 @@ const FRAMES_PER_RESET: u32 = FRAMES_PER_REQUEST + 1;
 /// Bytes sent to the client with which the budget gains one frame, such as the `WINDOW_UPDATE` that acknowledges them.
 const BYTES_PER_FRAME: usize = 1024;
 
-/// Maximum number of streams that are known to be malformed and have not begun. They begin before more data is read.
+/// Maximum number of streams that are known to be malformed and have not begun.
 const MAX_MALFORMED: usize = 1024;
 
 /// An invalid frame, a `PING` without its 8 bytes, to which the HTTP/2 library responds with `GOAWAY` and a closed
@@ -51,6 +51,11 @@ impl FrameState {
         let found = malformed.contains(&stream);
         malformed.retain(|other| *other > stream);
         found
+    }
+
+    /// SECURITY: a malformed head of which nothing is known any more would be served with the bytes that were changed.
+    fn is_full(&self) -> bool {
+        self.malformed.borrow().len() >= MAX_MALFORMED
     }
 }
 
@@ -111,19 +116,22 @@ impl FrameMeter {
     }
 
     /// Inspects received data, and changes bytes of heads that are not allowed. `Some(offset)`: the budget is exhausted,
-    /// and `offset` is a boundary between two frames.
+    /// or too many heads are malformed, and `offset` is a boundary between two frames.
     pub fn inspect(&mut self, bytes: &mut [u8], state: &FrameState) -> Option<usize> {
         self.credit(state.credit.take());
         let mut at = 0;
         while at < bytes.len() {
             if self.skip > 0 {
                 let skipped = self.skip.min(bytes.len() - at);
-                self.read_payload(&mut bytes[at..at + skipped], state);
+                self.read_payload(&mut bytes[at..at + skipped]);
                 self.skip -= skipped;
                 at += skipped;
+                if self.skip == 0 {
+                    self.end_frame(state);
+                }
                 continue;
             }
-            if self.header_read == 0 && self.budget == 0 && !self.refill() {
+            if self.header_read == 0 && (self.budget == 0 && !self.refill() || state.is_full()) {
                 return Some(at);
             }
             let taken = (HEADER_LENGTH - self.header_read).min(bytes.len() - at);
@@ -133,13 +141,16 @@ impl FrameMeter {
             if self.header_read == HEADER_LENGTH {
                 self.header_read = 0;
                 self.charge_frame();
+                if self.skip == 0 {
+                    self.end_frame(state);
+                }
             }
         }
         None
     }
 
     /// Reads the next bytes of a payload, of which `skip` are left with these.
-    fn read_payload(&mut self, bytes: &mut [u8], state: &FrameState) {
+    fn read_payload(&mut self, bytes: &mut [u8]) {
         let Some(frame) = &mut self.head_frame else { return };
         let mut start = 0;
         if std::mem::take(&mut frame.is_padding_unknown) {
@@ -152,10 +163,15 @@ impl FrameMeter {
         if start < end {
             self.heads.filter(&mut bytes[start..end]);
         }
-        if self.skip == bytes.len() && frame.is_last && self.heads.is_malformed() {
-            let mut malformed = state.malformed.borrow_mut();
-            malformed.truncate(MAX_MALFORMED - 1);
-            malformed.push(frame.stream);
+    }
+
+    /// The last frame of a head may be empty.
+    fn end_frame(&mut self, state: &FrameState) {
+        if let Some(frame) = self.head_frame.take()
+            && frame.is_last
+            && self.heads.is_malformed()
+        {
+            state.malformed.borrow_mut().push(frame.stream);
         }
     }
 
@@ -294,6 +310,19 @@ mod tests {
     }
 
     #[test]
+    fn no_malformed_head_is_forgotten() {
+        let (mut meter, state) = (meter(10), FrameState::default());
+        let number = |number: usize| u32::try_from(number).expect("few");
+        let ended = (1..2 * MAX_MALFORMED).find(|stream| {
+            let mut bytes = frame(1, 4, b"\x04\x04/a#b");
+            bytes[5..HEADER_LENGTH].copy_from_slice(&number(*stream).to_be_bytes());
+            meter.inspect(&mut bytes, &state).is_some()
+        });
+        assert_eq!(ended, Some(MAX_MALFORMED + 1), "the connection ends before it is read");
+        assert!((1..=MAX_MALFORMED).all(|stream| state.take_malformed(number(stream))));
+    }
+
+    #[test]
     fn heads_are_filtered_whatever_their_frames() {
         const BLOCK: &[u8] = b"\x04\x04/a#b";
         let (padded, priority) = ([&[3], BLOCK, &[b'#'; 3]].concat(), [&[b'#'; 5], BLOCK].concat());
@@ -302,6 +331,7 @@ mod tests {
             frame(1, 4 | 8, &padded),
             frame(1, 4 | 0x20, &priority),
             [frame(1, 0, &BLOCK[..4]), frame(9, 4, &BLOCK[4..])].concat(),
+            [frame(1, 0, BLOCK), frame(9, 4, &[])].concat(),
         ] {
             for at in 0..frames.len() {
                 let (mut meter, state, mut bytes) = (meter(10), FrameState::default(), frames.clone());
