@@ -61,6 +61,20 @@ fn a_slow_query_is_not_idle() {
 }
 
 #[test]
+fn a_head_that_ends_with_the_connection_is_rejected() {
+    let gateway = Gateway::start(Upstream::start().address(), &[]);
+    for (bytes, is_request) in [(&b"GET /x HTTP/1.1\r\n"[..], true), (b"\r\n", false), (b"", false)] {
+        let mut client = gateway.client();
+        client.write(bytes);
+        client.try_clone().shutdown(std::net::Shutdown::Write).expect("shut down");
+        match is_request {
+            true => assert_eq!(client.read_response().reason(), "request_malformed"),
+            false => assert!(client.is_closed()),
+        }
+    }
+}
+
+#[test]
 fn a_stalled_body_gets_408() {
     let (_, gateway, token) = setup(&[("TIMEOUTS_BODY", "300ms")]);
     let headers = [JSON, ("x-api-key", &*token), ("Content-Length", "10")];

@@ -19,7 +19,7 @@ use crate::downstream::watched_io::WatchedIo;
 use crate::http::client_body::{ClientBodySource, IncompleteBody};
 use crate::http::h1::batch::WriteBatch;
 use crate::http::h1::chunked::{ChunkedDecoder, Decoded};
-use crate::http::h1::head::{Framing, HeadLimits, HeadScanner};
+use crate::http::h1::head::{Framing, HeadError, HeadLimits, HeadScanner};
 use crate::http::h1::read_head;
 use crate::os::splice::SplicePipe;
 
@@ -93,7 +93,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         limits: &HeadLimits,
     ) -> Poll<io::Result<read_head::HeadRead>> {
         match read_head::poll_read_head(&mut self.io, cx, &mut self.unread, scanner, limits)? {
-            Poll::Ready(None) if !self.unread.is_empty() => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(None) if !self.unread.is_empty() && *self.unread != *b"\r\n" => {
+                Poll::Ready(Ok(Some(Err(HeadError::Malformed("the connection was closed within the head")))))
+            }
             Poll::Ready(head) => Poll::Ready(Ok(head)),
             Poll::Pending => {
                 // RFC 9112 section 2.2: an empty line before a request is ignored. Old clients send one after a POST.
