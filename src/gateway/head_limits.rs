@@ -7,7 +7,7 @@ use crate::http::headers::Head;
 
 /// SECURITY: the same for all protocols. Each protocol also has limits while it reads, which count differently.
 pub fn check_head_limits(limits: &LimitOptions, head: &Head) -> Result<(), Rejection> {
-    if head.headers.len() > limits.headers {
+    if head.headers.len() > limits.headers || head.size > limits.header_size {
         return Err(Rejection::RequestHeadTooLarge);
     }
     let target = head.uri.path_and_query().map_or("", |target| target.as_str());

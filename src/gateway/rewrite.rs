@@ -181,7 +181,7 @@ impl Rewriter {
         identity: &Identity,
         exchange: &mut Exchange,
     ) -> UpstreamRequest {
-        let (Head { method, uri, headers }, credential, connection_options) = screened.into_parts();
+        let (Head { method, uri, headers, .. }, credential, connection_options) = screened.into_parts();
         let forwards_host = profile.host_header.unwrap_or(self.host_header) != HostHeader::Backend;
         let is_client_session = self.is_client_session(&credential, identity);
         let affinity = profile.affinity.as_ref().and_then(|key| request_affinity(key, &headers, identity));

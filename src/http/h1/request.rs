@@ -94,6 +94,7 @@ impl ParsedRequest {
 
     fn into_request_head(self, head: Vec<u8>) -> Result<RequestHead, HeadError> {
         let ParsedRequest { method, uri, version, headers } = self;
+        let size = head.len();
         let headers = headers.into_headers(head);
         check_single_host(&headers, version)?;
         let framing = body_framing(&headers, version)?.unwrap_or(Framing::None);
@@ -101,7 +102,7 @@ impl ParsedRequest {
         let expects_continue = version == Version::HTTP_11
             && framing != Framing::None
             && headers.get(HeaderName::Expect).is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
-        let head = Head { method, uri, headers };
+        let head = Head { method, uri, headers, size };
         Ok(RequestHead { head, version, framing, keep_alive, expects_continue })
     }
 }

@@ -35,11 +35,17 @@ pub struct Head {
     pub uri: Uri,
     /// The headers.
     pub headers: Headers,
+    /// Number of bytes of the head as HTTP/1.1 has it, with line ends.
+    pub size: usize,
 }
 
 impl From<Parts> for Head {
     fn from(parts: Parts) -> Head {
-        Head { method: parts.method, uri: parts.uri, headers: Headers::from(&parts.headers) }
+        let authority = parts.uri.authority().map_or(0, |authority| "host: \r\n".len() + authority.as_str().len());
+        let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+        let lines = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+        let size = parts.method.as_str().len() + target + "  HTTP/1.1\r\n\r\n".len() + authority + lines.sum::<usize>();
+        Head { method: parts.method, uri: parts.uri, headers: Headers::from(&parts.headers), size }
     }
 }
 
@@ -296,6 +302,14 @@ mod tests {
             map.append(http::HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         Headers::from(&map)
+    }
+
+    #[test]
+    fn the_size_of_a_head_is_that_of_http_1() {
+        let text = "GET /a?b=c HTTP/1.1\r\nhost: h\r\nx-note: 1\r\nempty: \r\n\r\n";
+        let request = http::Request::get("https://h/a?b=c").header("x-note", "1").header("empty", "");
+        let parts = request.body(()).expect("a request").into_parts().0;
+        assert_eq!(Head::from(parts).size, text.len());
     }
 
     #[test]
