@@ -87,13 +87,15 @@ impl ServingConfig {
     }
 
     fn http2_limits(&self) -> http2::Http2Limits {
-        let LimitOptions { streams, headers, header_size, resets, requests_per_connection, .. } = self.config.limits;
+        let LimitOptions { streams, headers, header_size, resets, control_frames, requests_per_connection, .. } =
+            self.config.limits;
         http2::Http2Limits {
             max_streams: streams,
             // Larger than the limit, which `head_limits` checks: the library's rejection has no body. It counts 32 bytes
             // more for each header.
             max_head_size: u32::try_from(2 * header_size + 32 * headers).unwrap_or(u32::MAX),
             max_resets: resets,
+            max_refused: control_frames as usize,
             max_requests: requests_per_connection,
         }
     }

@@ -23,6 +23,7 @@ mod framing;
 mod full_disk;
 mod get_token;
 mod http2;
+mod http2_rejections;
 mod http2_streams;
 mod identity;
 mod jwt;

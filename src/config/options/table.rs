@@ -415,10 +415,10 @@ group! {
     requests_per_connection: Count<u64> = "1000000",
         "Maximum number of requests on one connection. It is then closed gracefully.";
     streams: Count<u32> = "128" ["1"..="1000000"],
-        "Maximum number of concurrent HTTP/2 streams on one connection.";
+        "Maximum number of concurrent HTTP/2 streams on one connection. Further ones are refused; clients send them again.";
     resets: Count = "64",
-        "Maximum number of HTTP/2 streams on one connection that are reset before they are served. The connection is \
-         closed when it is exceeded.";
+        "Maximum number of HTTP/2 streams on one connection that are reset before they are served, or because of errors of \
+         the client. The connection is closed when it is exceeded.";
     control_frames: Count<u32> = "1000" ["1"..="1000000"],
         "Maximum number of HTTP/2 frames without effect (PING, SETTINGS, PRIORITY, empty DATA) on one connection, beyond \
          those that accompany requests.";

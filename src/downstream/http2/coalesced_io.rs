@@ -3,7 +3,7 @@
 //! h2 flushes after each large frame. Here a flush of h2 does nothing: the connection flushes after it has polled h2, so
 //! that all frames that are ready are few TLS records and system calls.
 
-use std::cell::{Ref, RefCell};
+use std::cell::{Ref, RefCell, RefMut};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -11,6 +11,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::downstream::http2::sent_frames::SentFrames;
 
 /// Maximum number of buffered bytes, which are one write: the four frames that a stream may have in h2, and those of
 /// other streams.
@@ -24,6 +26,7 @@ struct BufferedSocket<I> {
     buffer: BytesMut,
     /// A write of h2 had to wait for room.
     is_blocked: bool,
+    sent: SentFrames,
 }
 
 /// The result of a flush.
@@ -43,7 +46,13 @@ impl<I> Clone for CoalescedIo<I> {
 
 impl<I> CoalescedIo<I> {
     pub fn new(io: I) -> CoalescedIo<I> {
-        CoalescedIo(Rc::new(RefCell::new(BufferedSocket { io, buffer: BytesMut::new(), is_blocked: false })))
+        let (buffer, sent) = (BytesMut::new(), SentFrames::default());
+        CoalescedIo(Rc::new(RefCell::new(BufferedSocket { io, buffer, is_blocked: false, sent })))
+    }
+
+    /// What the frames have shown that h2 has written.
+    pub fn sent_frames(&self) -> RefMut<'_, SentFrames> {
+        RefMut::map(self.0.borrow_mut(), |socket| &mut socket.sent)
     }
 
     /// The wrapped socket.
@@ -126,7 +135,11 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for CoalescedIo<I> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let socket = &mut *self.0.borrow_mut();
         let polled = socket.poll_write(cx, buf);
-        socket.is_blocked |= polled.is_pending();
+        match polled {
+            Poll::Ready(Ok(written)) => socket.sent.inspect(&buf[..written]),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => socket.is_blocked = true,
+        }
         polled
     }
 

@@ -4,6 +4,7 @@
 mod coalesced_io;
 mod delivery;
 mod request_body;
+mod sent_frames;
 mod stream;
 
 use std::future::poll_fn;
@@ -24,11 +25,13 @@ use crate::downstream::frame_meter::FrameState;
 use crate::downstream::socket::ClientSocket;
 use crate::downstream::watched_io::WatchedIo;
 use crate::gateway::context::Peer;
+use crate::gateway::rejection::Rejection;
 
 use coalesced_io::{CoalescedIo, Flushed};
 
 pub use coalesced_io::MAX_BUFFERED;
 use delivery::{Delivery, SendQueue, SentData};
+use sent_frames::LibraryRejection;
 
 /// Flow control window of a stream: what a request costs while its body is not read. The window of the connection is as
 /// large as those of all its streams, so that bodies that are not read block no other stream.
@@ -36,6 +39,9 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 
 /// Maximum bytes that a stream may pass to the library before they can be written: four frames.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
+
+/// The reason in the log for requests in flight when the connection ends by an error of the client or a limit.
+const CONNECTION_ERROR: &str = "connection_error";
 
 /// Limits of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +53,9 @@ pub struct Http2Limits {
     /// Maximum number of streams that the client resets before they are accepted, or that are reset because of its
     /// errors.
     pub max_resets: usize,
+    /// Maximum number of streams that are refused because others are open. A client may open any number of streams
+    /// before it has received the SETTINGS.
+    pub max_refused: usize,
     /// Maximum number of requests.
     pub max_requests: u64,
 }
@@ -59,7 +68,7 @@ struct Http2Connection<I> {
     serving: Current<Rc<ServingConfig>>,
     peer: Rc<Peer>,
     activity: Rc<Activity>,
-    max_requests: u64,
+    limits: Http2Limits,
     /// The flush waits until other streams had a chance to add their frames.
     is_flush_deferred: bool,
 }
@@ -86,7 +95,8 @@ where
     let handshake = Builder::new()
         .max_concurrent_streams(limits.max_streams)
         .max_pending_accept_reset_streams(limits.max_resets)
-        .max_local_error_reset_streams(Some(limits.max_resets))
+        // The library also counts refused streams; `check_resets` limits the others.
+        .max_local_error_reset_streams(Some(limits.max_resets.saturating_add(limits.max_refused)))
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(connection_window(limits.max_streams))
         .max_send_buffer_size(MAX_SEND_BUFFER)
@@ -100,14 +110,15 @@ where
         peer,
         activity: Rc::clone(activity),
         frames,
-        max_requests: limits.max_requests,
+        limits,
         is_flush_deferred: false,
     };
     let result = poll_fn(|cx| connection.poll(cx)).await;
     let queue = Rc::clone(&connection.queue);
+    let is_abusive = connection.io.sent_frames().client_errors() > limits.max_resets;
     drop(connection);
     queue.close();
-    result
+    if is_abusive { Err(Http2Error::TooManyResets) } else { result }
 }
 
 fn connection_window(max_streams: u32) -> u32 {
@@ -124,13 +135,19 @@ pub enum Http2Error {
     /// The socket failed while the gateway wrote to it.
     #[error(transparent)]
     Socket(#[from] io::Error),
+    /// More streams than [`Http2Limits::max_resets`] were reset because of the client's errors.
+    #[error("too many streams were reset because of the client's errors")]
+    TooManyResets,
 }
 
 impl Http2Error {
     /// Returns whether the connection was closed because of too many stream resets, in either direction.
     pub fn is_abuse(&self) -> bool {
-        let Http2Error::Protocol(error) = self else { return false };
-        error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM)
+        match self {
+            Http2Error::Protocol(error) => error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM),
+            Http2Error::Socket(_) => false,
+            Http2Error::TooManyResets => true,
+        }
     }
 }
 
@@ -141,8 +158,13 @@ where
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Http2Error>> {
         self.activity.register_waker(cx.waker());
         loop {
-            if let Poll::Ready(result) = self.poll_accept(cx) {
+            let polled = self.poll_accept(cx);
+            self.record_sent_frames();
+            if let Poll::Ready(result) = polled {
                 return Poll::Ready(result);
+            }
+            if self.end_if_abusive() {
+                continue;
             }
             let close_request = self.activity.take_close_request();
             if close_request.is_some() && self.activity.must_reset() {
@@ -188,15 +210,51 @@ where
 
     fn start_stream(&self, request: Request<RecvStream>, respond: SendResponse<SentData>) {
         let in_flight = self.activity.begin_request();
-        if self.activity.request_count() >= self.max_requests {
+        if self.activity.request_count() >= self.limits.max_requests {
             self.activity.close_gracefully();
         }
         let gateway = Rc::clone(&self.serving.get().gateway);
         let delivery = Rc::new(Delivery::new(Rc::clone(&self.queue), in_flight));
-        let is_malformed = self.frames.take_malformed(respond.stream_id().as_u32());
+        let stream_id = respond.stream_id().as_u32();
+        self.io.sent_frames().record_request(stream_id);
+        let is_malformed = self.frames.take_malformed(stream_id);
         let stream = stream::serve(gateway, Rc::clone(&self.peer), request, is_malformed, respond, delivery);
         // Boxed, as the runtime copies a future several times, and this one has some KiB.
         tokio::task::spawn_local(Box::pin(stream));
+    }
+
+    /// Records what the library has decided on its own: rejected requests have a line in the access log too, and
+    /// requests in flight a reason if the connection has failed.
+    fn record_sent_frames(&self) {
+        let (rejected, has_error) = {
+            let sent = &mut self.io.sent_frames();
+            (sent.take_rejected(), sent.has_error())
+        };
+        if has_error {
+            self.peer.abort_reason.set(Some(CONNECTION_ERROR));
+        }
+        for (_, rejection) in rejected {
+            let rejection = match rejection {
+                LibraryRejection::Malformed => Rejection::RequestMalformed("its head violates the rules of HTTP/2"),
+                LibraryRejection::TooLarge => Rejection::RequestHeadTooLarge,
+                LibraryRejection::Refused => Rejection::StreamRefused,
+            };
+            drop(self.serving.get().gateway.reject(Rc::clone(&self.peer), &rejection));
+        }
+    }
+
+    /// Closes a connection with too many errors of the client. Returns whether it did.
+    ///
+    /// SECURITY: the backend may work on requests whose streams are reset.
+    fn end_if_abusive(&mut self) -> bool {
+        let ConnectionState::Open(connection) = &mut self.state else { return false };
+        let sent = self.io.sent_frames();
+        let is_abusive = sent.client_errors() > self.limits.max_resets && !sent.has_error();
+        drop(sent);
+        if is_abusive {
+            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+        }
+        is_abusive
     }
 
     /// Sends what is buffered. Yields once while other requests are in flight, whose responses may be ready too.

@@ -28,7 +28,8 @@ rejections! {
         detail: *cause,
         message: format!("This is not a valid HTTP request: {cause}."),
         remedy: "Not an HTTP/1.1 request, or an ambiguous one: two lengths, a bare line feed, a folded header. The \
-                 message names the cause. The connection is closed.",
+                 message names the cause. The connection is closed. Over HTTP/2 the client receives RST_STREAM, and only \
+                 its stream ends.",
     }
     /// An HTTP request without TLS arrived at `listen.https`.
     TlsRequired {
@@ -104,6 +105,17 @@ rejections! {
         message: "The gateway is handling too many requests. Try again in a moment.",
         remedy: "More requests in flight than `limits.requests`, or more than half of that number wait for the check of \
                  their credential.",
+    }
+    /// Too many HTTP/2 streams of this connection are open.
+    StreamRefused {
+        status: TOO_MANY_REQUESTS,
+        reason: "stream_refused",
+        phases: [Admission],
+        fault: Rules,
+        rules: ["limits.streams"],
+        message: "Too many streams of this connection are open. Wait until some of them have ended.",
+        remedy: "More streams of one HTTP/2 connection are open than `limits.streams`. The client receives no response, but \
+                 REFUSED_STREAM: it may send the request again.",
     }
     /// The process uses more memory than it may.
     MemoryExhausted {
