@@ -146,19 +146,15 @@ impl<I: AsyncRead + Unpin> AsyncRead for WatchedIo<I> {
         }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            let activity = Rc::clone(&self.activity);
-            if let Some(metered) = &mut self.frame_limit
-                && let Some(boundary) = metered.meter.inspect(&mut buf.filled_mut()[before..], &metered.state)
-            {
-                metered.metrics.record_connection_end(CloseCause::ControlFrames);
-                metered.injected = Some(&INVALID_PING);
-                // Data that the client still sends must be read, or it would not receive the GOAWAY.
-                activity.require_linger();
-                buf.set_filled(before + boundary);
-                if boundary == 0 {
-                    return self.poll_read(cx, buf);
-                }
+        if buf.filled().len() > before
+            && let Some(metered) = &mut self.frame_limit
+            && let Some(boundary) = metered.meter.inspect(&mut buf.filled_mut()[before..], &metered.state)
+        {
+            metered.metrics.record_connection_end(CloseCause::ControlFrames);
+            metered.injected = Some(&INVALID_PING);
+            buf.set_filled(before + boundary);
+            if boundary == 0 {
+                return self.poll_read(cx, buf);
             }
         }
         polled

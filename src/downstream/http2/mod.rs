@@ -91,6 +91,8 @@ where
     I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
 {
     activity.set_multiplexed();
+    // Closing the socket while the client still sends would reset the end of a response, or the GOAWAY.
+    activity.require_linger();
     let io = CoalescedIo::new(io);
     let handshake = Builder::new()
         .max_concurrent_streams(limits.max_streams)
@@ -173,8 +175,6 @@ where
             match (close_request, &mut self.state) {
                 (None, _) => {}
                 (Some(CloseMode::Graceful), ConnectionState::Open(connection)) => {
-                    // Closing the socket while the client still sends WINDOW_UPDATE would reset the end of a response.
-                    self.activity.require_linger();
                     connection.graceful_shutdown();
                     continue;
                 }
