@@ -238,6 +238,18 @@ fn a_client_that_opens_its_window_byte_by_byte_is_limited() {
     assert!(sent.count() < 300);
 }
 
+/// The library limits frames that are smaller than their cost.
+#[test]
+fn a_body_in_small_frames_is_accepted_whatever_the_number_of_streams() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[("LIMITS_STREAMS", "1")]);
+    let (mut frames, token) = connect(&gateway);
+    let pieces = [frame(DATA, 0, 1, b"x").repeat(1999), frame(DATA, END_STREAM, 1, b"x")].concat();
+    frames.send(&[post(1, &token, &[]), pieces].concat());
+    assert!(frames.wait_for(|frames| frames.is_complete(1)), "{:?}", frames.received.last());
+    assert_eq!(upstream.only_request().body.len(), 2000);
+}
+
 #[test]
 fn responses_without_a_body_are_complete_whatever_their_headers_say() {
     let upstream = Upstream::with_behaviour(|request, stream| {

@@ -40,6 +40,10 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 /// Maximum bytes that a stream may pass to the library before they can be written: four frames.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 
+/// What small DATA frames that have just arrived may lack to 256 bytes each. By default it would depend on the window of the
+/// connection, and so on the maximum number of streams.
+const MAX_FRAME_OVERHEAD: usize = 4 * 1024 * 1024;
+
 /// The reason in the log for requests in flight when the connection ends by an error of the client or a limit.
 const CONNECTION_ERROR: &str = "connection_error";
 
@@ -103,6 +107,7 @@ where
         .initial_connection_window_size(connection_window(limits.max_streams))
         .max_send_buffer_size(MAX_SEND_BUFFER)
         .max_header_list_size(limits.max_head_size)
+        .data_frame_budget(MAX_FRAME_OVERHEAD)
         .handshake(io.clone());
     let mut connection = Http2Connection {
         io,
