@@ -14,6 +14,7 @@ use crate::base::clock;
 use crate::base::hex;
 use crate::config::ProxyHeader;
 use crate::gateway::forwarded::{ClientOrigin, resolve_client};
+use crate::gateway::rejection::ErrorFormat;
 use crate::http::headers::{HeaderName, Headers};
 use crate::observability::metrics::Protocol;
 use crate::observability::trace::{Interval, Trace, Tracer};
@@ -69,6 +70,8 @@ pub struct RequestContext {
     traceparent: [u8; TRACEPARENT_LENGTH],
     /// True if the client's trace continues, so that its `tracestate` is forwarded.
     pub continues_trace: bool,
+    /// How the client reads a rejection.
+    pub error_format: ErrorFormat,
     /// When the head had been read.
     pub started_at: Instant,
     /// Bytes of the request body that have arrived; `None` without a body.
@@ -102,6 +105,7 @@ impl RequestContext {
             },
             continues_trace: from_client.is_some(),
             traceparent: from_client.unwrap_or_else(new_traceparent),
+            error_format: ErrorFormat::for_request(headers),
             started_at: clock::now(),
             received_bytes: None,
         }

@@ -312,7 +312,7 @@ impl Gateway {
     fn rejection_response(&self, rejection: &Rejection, record: &mut AccessRecord) -> GatewayResponse {
         record.reason = rejection.reason();
         self.rejection_recorder.record(rejection, record);
-        let (headers, body) = rejection.response(record.context.request_id_bytes());
+        let (headers, body) = rejection.response(record.context.request_id_bytes(), record.context.error_format);
         GatewayResponse::local(rejection.status(), headers, body)
     }
 

@@ -84,6 +84,11 @@ def test_sqlalchemy_by_pytimbr_sqla_and_pyhive(front, timbr_server, key):
     assert {one["cookie"] for one in seen} == {None}, "the cookie of HiveServer2 is a credential"
 
 
+def test_sqlalchemy_shows_why_a_request_is_rejected(front):
+    with pytest.raises(AssertionError, match=r"TApplicationException: \{.*The `x-api-key` is not valid"):
+        clients.run("sample_pytimbr_sqla.py", front, "tk_wrong")
+
+
 def test_jdbc_by_pytimbr(front, timbr_server, key):
     arrived = timbr_server.mark()
     assert clients.run("sample_pytimbr_jdbc.py", front, key) == ["['customer', 'order']"] * 4

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use timbr_gateway::config::options;
 use timbr_gateway::config::schema::entry_keys;
 use timbr_gateway::config::{Sources, load};
-use timbr_gateway::gateway::rejection::Rejection;
+use timbr_gateway::gateway::rejection::{ErrorFormat, Rejection};
 use timbr_gateway::http::headers::HeaderName;
 use timbr_gateway::observability::metrics::Metrics;
 use timbr_gateway::observability::phase::Phase;
@@ -172,7 +172,7 @@ fn the_error_catalogue_is_the_table_of_rejections() {
     );
     for rejection in Rejection::examples() {
         let entry = rejection.entry();
-        let (headers, body) = rejection.response(b"");
+        let (headers, body) = rejection.response(b"", ErrorFormat::Json);
         let body: serde_json::Value = serde_json::from_slice(&body).expect("the envelope");
         let retry = if headers.contains(HeaderName::RetryAfter) { ", `Retry-After`" } else { "" };
         let _ = writeln!(

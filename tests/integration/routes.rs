@@ -103,6 +103,23 @@ fn a_bearer_key_is_sent_as_a_key_and_nothing_else_is_accepted_beside_it() {
     assert_eq!(upstream.log().len(), count);
 }
 
+/// Python's Thrift client parses every body as Thrift, whatever its status.
+#[test]
+fn a_thrift_client_without_accept_receives_the_rejection_as_an_exception() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start_with_file(upstream.address(), "routes: [{name: hive}]\n", &[]);
+    for (line, status, reason) in
+        [("POST /timbr-server/", 401, "basic_missing"), ("POST /timbr-server/\\", 400, "request_line_ambiguous")]
+    {
+        for (accept, is_exception) in [(&[][..], true), (&[("Accept", "application/x-thrift")], false)] {
+            let refused = send(&gateway, line, &[&[THRIFT], accept].concat(), b"\x80\x01");
+            assert_eq!((refused.status, refused.reason().as_str()), (status, reason), "{line}");
+            assert_eq!(refused.thrift_exception().is_some(), is_exception, "{line} {accept:?}");
+        }
+    }
+    assert!(send(&gateway, "POST /timbr-server/", &[JSON], b"{}").thrift_exception().is_none(), "no client of Thrift");
+}
+
 #[test]
 fn agent_logs_are_forwarded_with_their_basic_credentials() {
     let upstream = Upstream::start();

@@ -102,6 +102,7 @@ macro_rules! rejections {
 
 mod table;
 
+pub use response::ErrorFormat;
 pub use table::{BASIC_CHALLENGE, Rejection};
 
 /// The constant columns of the table.

@@ -1,5 +1,8 @@
 //! The response to a rejected request, in the envelope of the API. It allocates as little as possible, as floods
 //! consist of rejections.
+//!
+//! Python's Thrift client (PyHive, pytimbr-sqla) ignores the status and parses every body as Thrift. It would report the
+//! envelope as `Length exceeded max allowed`, so it receives the envelope as the message of a Thrift exception.
 
 use bytes::Bytes;
 
@@ -10,11 +13,38 @@ use crate::http::headers::{HeaderName, Headers};
 /// Room for the headers of a response, with the request id that is added later.
 const HEADERS_CAPACITY: (usize, usize) = (6, 256);
 
+/// The form of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorFormat {
+    /// The envelope of the API.
+    Json,
+    /// A Thrift exception with the envelope as its message.
+    Thrift,
+}
+
+impl ErrorFormat {
+    /// The form that the client shows to its user. Other clients of Thrift examine the status, and send `Accept`.
+    pub fn for_request(headers: &Headers) -> ErrorFormat {
+        let is_thrift =
+            headers.get(HeaderName::ContentType).is_some_and(|value| value.eq_ignore_ascii_case(THRIFT.as_bytes()));
+        if is_thrift && !headers.contains(HeaderName::Accept) { ErrorFormat::Thrift } else { ErrorFormat::Json }
+    }
+
+    fn media_type(self) -> &'static str {
+        match self {
+            ErrorFormat::Json => "application/json",
+            ErrorFormat::Thrift => THRIFT,
+        }
+    }
+}
+
+const THRIFT: &str = "application/x-thrift";
+
 impl Rejection {
     /// The headers and the body of the response.
-    pub fn response(&self, request_id: &[u8]) -> (Headers, Bytes) {
+    pub fn response(&self, request_id: &[u8], format: ErrorFormat) -> (Headers, Bytes) {
         let mut headers = Headers::with_capacity(HEADERS_CAPACITY.0, HEADERS_CAPACITY.1);
-        headers.push(HeaderName::ContentType, b"application/json");
+        headers.push(HeaderName::ContentType, format.media_type().as_bytes());
         headers.push(HeaderName::CacheControl, b"no-store");
         match self.response_header() {
             None => {}
@@ -26,8 +56,24 @@ impl Rejection {
             }
             Some(ResponseHeader::Allow(methods)) => headers.push(HeaderName::Allow, methods.as_bytes()),
         }
-        (headers, Bytes::from(envelope(&self.message(), self.reason(), request_id)))
+        let envelope = envelope(&self.message(), self.reason(), request_id);
+        let body = match format {
+            ErrorFormat::Json => envelope,
+            ErrorFormat::Thrift => thrift_exception(&envelope),
+        };
+        (headers, Bytes::from(body))
     }
+}
+
+/// `TApplicationException` in the binary protocol. The name and the sequence number of the call are not known, as its body
+/// was not read; Python does not compare them.
+fn thrift_exception(message: &[u8]) -> Vec<u8> {
+    // Version 1 of the protocol, message type EXCEPTION, no name, sequence number 0; field 1, a string.
+    const START: &[u8] = b"\x80\x01\x00\x03\0\0\0\0\0\0\0\0\x0b\0\x01";
+    // Field 2, the number of INTERNAL_ERROR; the end of the fields.
+    const END: &[u8] = b"\x08\0\x02\0\0\0\x06\0";
+    let length = u32::try_from(message.len()).expect("an envelope is short");
+    [START, &length.to_be_bytes(), message, END].concat()
 }
 
 /// Writes `{"status":"error","data":…,"reason":…,"request_id":…}`. Request ids and reasons need no escapes in JSON, and
@@ -92,7 +138,7 @@ mod tests {
     #[test]
     fn the_challenge_names_the_scheme_of_the_credential() {
         let challenge = |rejection: Rejection| {
-            let headers = rejection.response(b"").0;
+            let headers = rejection.response(b"", ErrorFormat::Json).0;
             headers.get(HeaderName::WwwAuthenticate).map(|value| String::from_utf8_lossy(value).into_owned())
         };
         assert_eq!(challenge(Rejection::BearerMissing).as_deref(), Some("Bearer realm=\"timbr\""));

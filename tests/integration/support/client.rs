@@ -63,13 +63,24 @@ impl Response {
         (self.status, self.reason())
     }
 
+    /// The message, if the body is a Thrift exception (`TApplicationException`).
+    pub fn thrift_exception(&self) -> Option<&[u8]> {
+        let fields = self.body.strip_prefix(b"\x80\x01\x00\x03\0\0\0\0\0\0\0\0\x0b\0\x01")?;
+        let (length, rest) = fields.split_first_chunk()?;
+        let (message, end) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+        (end == b"\x08\0\x02\0\0\0\x06\0").then_some(message)
+    }
+
     /// The `reason` of a rejection. Checks the form of the response.
     pub fn reason(&self) -> String {
-        let body = self.json();
+        let (media_type, body) = match self.thrift_exception() {
+            Some(message) => ("application/x-thrift", serde_json::from_slice(message).expect("the envelope")),
+            None => ("application/json", self.json()),
+        };
         assert_eq!(body["status"], "error", "{body}");
         assert!(body["data"].as_str().is_some_and(|sentence| sentence.ends_with('.')), "{body}");
         assert_eq!(body["request_id"], self.header("x-request-id"), "{body}");
-        assert_eq!(self.header("content-type"), "application/json");
+        assert_eq!(self.header("content-type"), media_type);
         body["reason"].as_str().expect("a reason").to_owned()
     }
 }
