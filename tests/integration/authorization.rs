@@ -184,18 +184,47 @@ fn rules_allow_classes_of_statements() {
     }
 }
 
+fn thrift_text(text: &str) -> Vec<u8> {
+    [&u32::try_from(text.len()).expect("short").to_be_bytes(), text.as_bytes()].concat()
+}
+
+/// A call whose request has these fields.
+fn thrift_call(name: &str, fields: &[u8]) -> Vec<u8> {
+    [&b"\x80\x01\x00\x01"[..], &thrift_text(name), b"\0\0\0\0\x0c\0\x01", fields, b"\0\0"].concat()
+}
+
 /// As Hive's JDBC driver opens a session in a database.
 fn open_session(database: &str) -> Vec<u8> {
-    let text = |text: &str| [&u32::try_from(text.len()).expect("short").to_be_bytes(), text.as_bytes()].concat();
-    [
-        &b"\x80\x01\x00\x01"[..],
-        &text("OpenSession"),
-        b"\0\0\0\0\x0c\0\x01\x0d\0\x04\x0b\x0b\0\0\0\x01",
-        &text("use:database"),
-        &text(database),
-        b"\0\0",
-    ]
-    .concat()
+    let configuration = [&b"\x0d\0\x04\x0b\x0b\0\0\0\x01"[..], &thrift_text("use:database"), &thrift_text(database)];
+    thrift_call("OpenSession", &configuration.concat())
+}
+
+#[test]
+fn drivers_that_may_read_can_begin_a_session_and_look_at_metadata() {
+    let upstream = Upstream::start();
+    let rules = "[{users: alice, ontologies: sales, statements: [read, show]}]";
+    let options = [("AUTHORIZATION_MODE", "enforce"), ("AUTHORIZATION_RULES", rules)];
+    let gateway = Gateway::start_with_file(upstream.address(), "routes: [{name: hive}]\n", &options);
+    let authorization = basic("token@sales", &gateway.token());
+    let headers = [("Content-Type", "application/x-thrift"), ("Authorization", authorization.as_str())];
+    let execute = |text: &str| thrift_call("ExecuteStatement", &[&b"\x0b\0\x02"[..], &thrift_text(text)].concat());
+    // The first statement of PyHive and pytimbr-sqla; the calls of JDBC's setClientInfo, getPrimaryKeys,
+    // getCrossReference and getQueryId, and of PyHive's fetch_logs.
+    let calls = ["SetClientInfo", "GetPrimaryKeys", "GetCrossReference", "GetQueryId", "GetLog"];
+    let allowed =
+        calls.iter().map(|name| thrift_call(name, b"")).chain([execute("USE `default`"), execute("SELECT 1")]);
+    for message in allowed {
+        let response = gateway.client().send("POST /timbr-server/", &headers, &message);
+        assert_eq!(response.status, 200, "{}", message.escape_ascii());
+    }
+    let delegation = thrift_call("GetDelegationToken", b"");
+    for message in [execute("USE `hr`"), execute("USE default; DROP TABLE t"), execute("SET x=1"), delegation] {
+        let response = gateway.client().send("POST /timbr-server/", &headers, &message);
+        assert_eq!(response.reason(), "not_authorized", "{}", message.escape_ascii());
+    }
+    assert_eq!(upstream.log().len(), calls.len() + 2);
+    let token = gateway.token();
+    assert_eq!(send_body(&gateway, QUERY, "application/text", &token, "USE `default`").reason(), "not_authorized");
 }
 
 #[test]

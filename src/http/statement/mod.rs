@@ -109,6 +109,11 @@ struct McpParameters<'a> {
     name: Option<Cow<'a, str>>,
 }
 
+/// The statement with which PyHive and pytimbr-sqla begin each session, without its literals.
+///
+/// SECURITY: as in `session_ontology`, Hive's default is no ontology: the session stays in the one that the rules know.
+const USE_DEFAULT: [&str; 2] = ["USE `default` ", "USE DEFAULT "];
+
 impl<'a> Statement<'a> {
     /// What is known of a body that is too large or incomplete: nothing.
     pub const UNKNOWN: Statement<'static> =
@@ -125,7 +130,7 @@ impl<'a> Statement<'a> {
                 let ontology = thrift::session_ontology(body).map(Cow::Borrowed);
                 Some(Statement { class: StatementClass::Show, ontology, ..Statement::UNKNOWN })
             }
-            StatementFormat::Thrift => thrift::statement(body).map(|text| Statement::from_sql(text.into(), None)),
+            StatementFormat::Thrift => thrift::statement(body).map(Statement::from_thrift),
             // Without a body it opens a stream or ends a session.
             StatementFormat::Mcp if body.is_empty() => {
                 Some(Statement { mcp: Some(McpCall::NoTool), ..Statement::UNKNOWN })
@@ -152,6 +157,12 @@ impl<'a> Statement<'a> {
     fn from_sql(text: Cow<'a, str>, ontology: Option<Cow<'a, str>>) -> Statement<'a> {
         let sql::Classified { class, normalized } = sql::classify(&text);
         Statement { class, ontology, mcp: None, text: Some(text), normalized }
+    }
+
+    fn from_thrift(text: &'a str) -> Statement<'a> {
+        let statement = Statement::from_sql(text.into(), None);
+        let class = if USE_DEFAULT.contains(&&*statement.normalized) { StatementClass::Show } else { statement.class };
+        Statement { class, ..statement }
     }
 
     fn from_mcp(request: McpRequest<'a>) -> Statement<'a> {

@@ -12,8 +12,9 @@ const MAP: u8 = 13;
 const CALL: u32 = 0x8001_0001;
 
 /// Calls that execute no statement: those of a session, of its metadata, and of results.
-const SESSION_CALLS: [&str; 15] = [
+const SESSION_CALLS: [&str; 20] = [
     "OpenSession",
+    "SetClientInfo",
     "CloseSession",
     "GetInfo",
     "GetTypeInfo",
@@ -23,7 +24,11 @@ const SESSION_CALLS: [&str; 15] = [
     "GetTableTypes",
     "GetColumns",
     "GetFunctions",
+    "GetPrimaryKeys",
+    "GetCrossReference",
     "GetOperationStatus",
+    "GetQueryId",
+    "GetLog",
     "CancelOperation",
     "CloseOperation",
     "GetResultSetMetadata",
