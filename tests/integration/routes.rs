@@ -303,6 +303,7 @@ fn a_rejected_mcp_client_finds_the_authorization_server() {
     assert_eq!(refused.header("www-authenticate"), "ApiKey realm=\"timbr\"");
     for path in ["oauth-protected-resource/timbr/api/mcp", "oauth-authorization-server", "openid-configuration"] {
         assert_eq!(send(&gateway, &format!("GET /.well-known/{path}"), &[], b"").status, 200, "{path}");
+        assert_eq!(upstream.log().pop().expect("forwarded").header("host"), "gateway.test", "URLs are made from it");
     }
     let form = ("Content-Type", "application/x-www-form-urlencoded");
     let client = ("Authorization", "Basic Y2xpZW50OnNlY3JldA==");

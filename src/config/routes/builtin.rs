@@ -3,7 +3,7 @@
 use http::Method;
 
 use crate::config::routes::{AcceptedCredentials, ContentTypeRule, METHODS, RouteProfile};
-use crate::config::{AffinityKey, DEFAULT_UPSTREAM};
+use crate::config::{AffinityKey, DEFAULT_UPSTREAM, HostHeader};
 use crate::http::media_type::MediaType;
 
 const JSON: &[&str] = &["application/json"];
@@ -52,9 +52,10 @@ pub fn built_in(name: &str, max_body: u64) -> Option<RouteProfile> {
             accepts: basic,
             ..profile(&["/mdx/", "/MDX/"], &["text/xml", "application/xml", "application/soap+xml"])
         },
-        // What an MCP client requests before it has a credential.
+        // What an MCP client requests before it has a credential. Timbr makes the URLs of its metadata from `Host`.
         "mcp-oauth" => RouteProfile {
             content_types: None,
+            host_header: Some(HostHeader::Client),
             methods: vec![Method::GET, Method::HEAD, Method::POST],
             accepts: open,
             ..profile(
