@@ -16,7 +16,7 @@ pub fn check_head_limits(limits: &LimitOptions, head: &Head) -> Result<(), Rejec
     }
     // HTTP/1 rejects these while it reads; over HTTP/2 they can occur in a query.
     if !ByteClass::VISIBLE.contains_all(target.as_bytes()) {
-        return Err(Rejection::RequestLineAmbiguous("it has characters that are not allowed"));
+        return Err(Rejection::RequestLineAmbiguous("it has characters that must be percent-encoded"));
     }
     Ok(())
 }

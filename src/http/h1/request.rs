@@ -82,12 +82,13 @@ impl ParsedRequest {
         }
         // SECURITY: `http::Uri` silently drops a fragment; a program that keeps it sees a different path.
         if !ByteClass::TARGET.contains_all(target.as_bytes()) {
-            return Err(HeadError::Malformed("the target has invalid characters"));
+            return Err(HeadError::Malformed("the target has characters that must be percent-encoded"));
         }
         let method = parsed.method.ok_or(BROKEN)?;
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| BROKEN)?;
-        let uri = Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes()))
-            .map_err(|_| HeadError::Malformed("the target is neither a path nor a URL"))?;
+        let uri = Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes())).map_err(|_| {
+            HeadError::Malformed("the target is not a path, or has characters that must be percent-encoded")
+        })?;
         let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
         Ok(ParsedRequest { method, uri, version, headers: ParsedHeaders::new(head, parsed.headers) })
     }
@@ -252,6 +253,16 @@ mod tests {
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         ] {
             assert!(matches!(head(text.as_bytes()), Err(HeadError::Malformed(_))), "{text:?}");
+        }
+    }
+
+    /// A user types filters into the URL of curl, which does not escape them.
+    #[test]
+    fn a_target_that_must_be_escaped_is_rejected_with_that_advice() {
+        for query in ["name=José", "age>30", "age<30", "name=\"a\""] {
+            let text = format!("GET /x?{query} HTTP/1.1\r\nHost: h\r\n\r\n");
+            let Err(HeadError::Malformed(cause)) = head(text.as_bytes()) else { panic!("{query}") };
+            assert!(cause.ends_with("has characters that must be percent-encoded"), "{query}: {cause}");
         }
     }
 
