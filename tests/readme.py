@@ -94,7 +94,7 @@ def check_python(script):
                 name, _, value = line.removeprefix("export ").strip().partition("=")
                 told[name] = value
             elif match := re.match(r"A gateway on (\S+),", line):
-                told["GATEWAY_URL"] = match[1] + "/"
+                told["GATEWAY_URL"] = match[1]
             elif line.startswith("The gateway keeps running"):
                 break
         told["REQUESTS_CA_BUNDLE"] = told["CURL_CA_BUNDLE"]
