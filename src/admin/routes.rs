@@ -26,6 +26,7 @@ use crate::config::AdminCommands;
 use crate::observability::log::{self, Label, LogRecord, label};
 use crate::observability::metrics::ExpositionFormat;
 use crate::os::unix_socket::user_name;
+use crate::store::Unavailable;
 use crate::upstream::UpstreamStatus;
 
 /// Maximum size of a request body; every valid one is smaller.
@@ -132,7 +133,7 @@ struct AdminRoute {
 
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
-static ROUTES: [AdminRoute; 32] = [
+static ROUTES: [AdminRoute; 34] = [
     probe("/livez", |parts, admin| probe_response(Probe::Live, parts, admin)),
     // The name that many load balancers expect.
     probe("/healthz", |parts, admin| probe_response(Probe::Live, parts, admin)),
@@ -161,6 +162,8 @@ static ROUTES: [AdminRoute; 32] = [
     read("/log-level", Access::Operators, |_| ready(commands::log_level())),
     command(Method::PUT, "/log-level", "log-level", |call| ready(commands::set_log_level(&call))),
     command(Method::POST, "/tokens/revoke", "revoke", |call| Box::pin(tokens::revoke(call))),
+    read("/tokens/denied", Access::Operators, |call| ready(Ok(tokens::list_denied(call.admin)))),
+    command(Method::POST, "/tokens/allow", "allow", |call| Box::pin(tokens::allow(call))),
     read("/stops", Access::Operators, |call| ready(Ok(stops::list(call.admin)))),
     command(Method::POST, "/stop", "stop-requests", |call| Box::pin(stops::stop(call))),
     command(Method::POST, "/resume", "resume-requests", |call| Box::pin(stops::resume(call))),
@@ -304,6 +307,18 @@ async fn read_body(body: Incoming) -> Result<Bytes, AdminError> {
     let body = timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY_SIZE).collect()).await;
     let body = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes);
     body.ok_or_else(|| AdminError::bad_request("the request body is too large, or did not arrive in time"))
+}
+
+/// Notes where a change of the deny list is active, and makes an outage of the store an error.
+pub fn report_scope<T>(call: &Call<'_>, result: Result<T, Unavailable>) -> Result<T, AdminError> {
+    let scope = if result.is_ok() { "all replicas" } else { "this gateway" };
+    call.note(label!("scope"), &scope);
+    result.map_err(|_| {
+        AdminError::unavailable(
+            "the token store is unavailable. The change is active at this gateway only; repeat it when the store is \
+             available again.",
+        )
+    })
 }
 
 fn probe_response(probe: Probe, parts: &Parts, admin: &AdminContext) -> Response<AdminBody> {

@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::admin::AdminContext;
-use crate::admin::routes::{AdminError, Call, CallResult};
+use crate::admin::routes::{AdminError, Call, CallResult, report_scope};
 use crate::gateway::snapshot::Snapshot;
 use crate::observability::log::label;
-use crate::store::{ActiveStop, MAX_DENIAL, StopKind, StopNote, StopTarget, Unavailable};
+use crate::store::{ActiveStop, MAX_DENIAL, StopKind, StopNote, StopTarget};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,15 +112,4 @@ fn target(request: &StopRequest, snapshot: &Snapshot) -> Result<StopTarget, Admi
         return Err(AdminError::bad_request(format!("unknown route; the routes are {}", names.join(", "))));
     }
     Ok(target)
-}
-
-fn report_scope<T>(call: &Call<'_>, result: Result<T, Unavailable>) -> Result<T, AdminError> {
-    let scope = if result.is_ok() { "all replicas" } else { "this gateway" };
-    call.note(label!("scope"), &scope);
-    result.map_err(|_| {
-        AdminError::unavailable(
-            "the token store is unavailable. The change is active at this gateway only; repeat it when the store is \
-             available again.",
-        )
-    })
 }

@@ -6,6 +6,9 @@
 //! POST /tokens/revoke                  {"user": NAME} or {"fingerprint": HEX} or {"token": TOKEN} or {"all": true};
 //!                                      also {"dry_run": true} or, without "all", {"deny_seconds": N}
 //!                                      {"status": "success", "revoked": N, "denied_until": T}
+//! GET  /tokens/denied                  {"denied": [{kind, name, until}], "memory_only": false}
+//! POST /tokens/allow                   {"user": NAME} or {"fingerprint": HEX} or {"token": TOKEN}
+//!                                      {"status": "success", "was_denied": true}
 //! GET  /salts                          {"since_start": false, "salts": [{salt, last_used, users}]}
 //! ```
 //!
@@ -17,11 +20,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use crate::admin::routes::{AdminError, Call, CallResult};
+use crate::admin::AdminContext;
+use crate::admin::routes::{AdminError, Call, CallResult, report_scope};
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::observability::log::label;
-use crate::store::{DeniedSubject, Fingerprint, MAX_DENIAL, Revocation, Timestamp, TokenFilter, TokenId, TokenSummary};
+use crate::store::{
+    ActiveDenial, DeniedSubject, Fingerprint, MAX_DENIAL, Revocation, Timestamp, TokenFilter, TokenId, TokenSummary,
+};
 
 const DEFAULT_LIST_LIMIT: usize = 1000;
 
@@ -88,11 +94,7 @@ pub async fn revoke(call: Call<'_>) -> CallResult {
     let auth = &call.admin.snapshot.get().auth;
     let plan = parse_revocation(&call.body, |token| auth.jwt_verifier().credential_id(token));
     let RevocationPlan { revocation, is_dry_run, denial } = plan.map_err(AdminError::bad_request)?;
-    let tokens = match &revocation {
-        Revocation::User(user) => format!("user {user}"),
-        Revocation::Token(fingerprint) => format!("token {fingerprint}"),
-        Revocation::All | Revocation::Deny(..) => "all".to_owned(),
-    };
+    let tokens = name_of(&revocation);
     call.note(label!("tokens"), &tokens);
     if is_dry_run {
         call.note(label!("scope"), &"none (dry run)");
@@ -131,32 +133,69 @@ pub async fn revoke(call: Call<'_>) -> CallResult {
     }
 }
 
+fn name_of(revocation: &Revocation) -> String {
+    match revocation {
+        Revocation::User(user) => format!("user {user}"),
+        Revocation::Token(fingerprint) => format!("token {fingerprint}"),
+        Revocation::All | Revocation::Deny(..) => "all".to_owned(),
+    }
+}
+
+/// Whom to deny, besides revoking the tokens.
+fn subject_of(revocation: &Revocation) -> Option<DeniedSubject> {
+    match revocation {
+        Revocation::User(user) => Some(DeniedSubject::user(user)),
+        Revocation::Token(fingerprint) => Some(DeniedSubject::Credential(*fingerprint)),
+        Revocation::All | Revocation::Deny(..) => None,
+    }
+}
+
+/// Lists the users and credentials that are denied.
+pub fn list_denied(admin: &AdminContext) -> Value {
+    let snapshot = admin.snapshot.get();
+    let store = snapshot.auth.store();
+    let json = |denial: &ActiveDenial| json!({ "kind": denial.kind, "name": denial.name, "until": denial.until.unix_seconds() });
+    json!({ "denied": store.denials().iter().map(json).collect::<Vec<_>>(), "memory_only": store.is_memory_only() })
+}
+
+/// Ends the denial of the user or the credential that the body names. Revokes nothing.
+pub async fn allow(call: Call<'_>) -> CallResult {
+    let auth = &call.admin.snapshot.get().auth;
+    let plan = parse_revocation(&call.body, |token| auth.jwt_verifier().credential_id(token));
+    let plan = plan.map_err(AdminError::bad_request)?;
+    let subject = subject_of(&plan.revocation).filter(|_| !plan.is_dry_run && plan.denial.is_none());
+    let subject = subject.ok_or_else(|| {
+        AdminError::bad_request("the body must be one of {\"user\": …}, {\"fingerprint\": …} and {\"token\": …}")
+    })?;
+    let name = name_of(&plan.revocation);
+    call.note(label!("tokens"), &name);
+    let allowed = auth.store().allow(subject).await;
+    info!(what = name, "a denial was ended by an operator");
+    let was_denied = report_scope(&call, allowed)?;
+    Ok(json!({ "status": "success", "was_denied": was_denied }))
+}
+
 fn parse_revocation(body: &[u8], id_of: impl Fn(&[u8]) -> Option<TokenId>) -> Result<RevocationPlan, String> {
     const FORM: &str = "the body must be one of {\"user\": …}, {\"fingerprint\": …}, {\"token\": …} and {\"all\": true}, \
                         with an optional \"dry_run\" or, without \"all\", \"deny_seconds\"";
     // SECURITY: not the parser's message, which may quote a token.
     let request: RevocationRequest = serde_json::from_slice(body).map_err(|_| FORM.to_owned())?;
-    let (revocation, subject) = match (request.user, request.fingerprint, request.token.map(Secret::new), request.all) {
-        (Some(name), None, None, None) => {
-            let user = parse_user(&name)?;
-            let subject = DeniedSubject::user(&user);
-            (Revocation::User(user), Some(subject))
-        }
+    let revocation = match (request.user, request.fingerprint, request.token.map(Secret::new), request.all) {
+        (Some(name), None, None, None) => Revocation::User(parse_user(&name)?),
         (None, Some(text), None, None) => Fingerprint::from_hex(&text)
-            .map(|fingerprint| (Revocation::Token(fingerprint), Some(DeniedSubject::Credential(fingerprint))))
+            .map(Revocation::Token)
             .ok_or_else(|| "a fingerprint has 8 hex digits, as in the log and in the list".to_owned())?,
         (None, None, Some(token), None) => {
             let id = id_of(token.expose().as_bytes()).ok_or_else(|| {
                 "the gateway accepts no encrypted JWT with this text; take the fingerprint from the access log (`key`)"
                     .to_owned()
             })?;
-            let fingerprint = id.fingerprint();
-            (Revocation::Token(fingerprint), Some(DeniedSubject::Credential(fingerprint)))
+            Revocation::Token(id.fingerprint())
         }
-        (None, None, None, Some(true)) => (Revocation::All, None),
+        (None, None, None, Some(true)) => Revocation::All,
         _ => return Err(FORM.to_owned()),
     };
-    let denial = match (request.deny_seconds.map(Duration::from_secs), subject) {
+    let denial = match (request.deny_seconds.map(Duration::from_secs), subject_of(&revocation)) {
         (None, _) => None,
         (Some(_), _) if request.dry_run => return Err(FORM.to_owned()),
         (Some(duration), _) if duration > MAX_DENIAL => return Err("deny_seconds is at most 30 days".to_owned()),

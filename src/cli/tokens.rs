@@ -1,4 +1,5 @@
-//! `timbr-gateway tokens list|revoke`: lists and revokes tokens through the admin listener.
+//! `timbr-gateway tokens list|revoke|denied|allow`: lists and revokes tokens, and lists and ends denials, through the admin
+//! listener.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,12 +11,15 @@ use zeroize::Zeroizing;
 
 use crate::base::percent;
 use crate::cli::admin_client::{self, SENT_TO};
-use crate::cli::arguments::{self, flag, value};
+use crate::cli::arguments::{self, flag, text, value};
 use crate::cli::table::{Column, format_time, print_table, printable, printable_text, rows, time};
 use crate::cli::{CliResult, password, print_line};
 
 /// The exit code of a revocation that ended nothing.
 const NO_TOKEN_MATCHES: u8 = 4;
+
+/// The exit code of `allow` if nothing was denied, as with a misspelled name.
+const NOT_DENIED: u8 = 4;
 
 const TOKENS: [Column; 5] = [
     ("FINGERPRINT", |token| printable_text(token, "fingerprint")),
@@ -23,6 +27,12 @@ const TOKENS: [Column; 5] = [
     ("EXPIRES", |token| time(token, "expires")),
     ("LAST USED", |token| time(token, "last_used")),
     ("USER", |token| printable_text(token, "user") + &groups_text(&token["groups"])),
+];
+
+const DENIED: [Column; 3] = [
+    ("KIND", |denial| printable_text(denial, "kind")),
+    ("UNTIL", |denial| time(denial, "until")),
+    ("NAME", |denial| printable_text(denial, "name")),
 ];
 
 pub fn command() -> Command {
@@ -44,7 +54,7 @@ pub fn command() -> Command {
             arguments::duration(
                 "deny-for",
                 "Also deny the user or the credential for this time (at most 30d), with every kind of credential: \
-                 tokens, logins, keys and JWTs. 0s: end that",
+                 tokens, logins, keys and JWTs. 0s: end that. See `tokens denied` and `tokens allow`",
             )
             .conflicts_with_all(["dry-run", "all"]),
         )
@@ -56,11 +66,25 @@ pub fn command() -> Command {
              timbr-gateway tokens revoke --user alice --deny-for 24h\n  \
              timbr-gateway tokens revoke --token-stdin < token",
         );
+    let denied = Command::new("denied")
+        .about("List the users and credentials that are denied, and until when")
+        .arg(arguments::json())
+        .after_help("Example:\n  timbr-gateway tokens denied");
+    let allow = Command::new("allow")
+        .about("End a denial, at all replicas")
+        .arg(arguments::user("This user"))
+        .arg(value("fingerprint", "HEX", "The credential with this fingerprint"))
+        .group(ArgGroup::new("which").args(["user", "fingerprint"]).required(true))
+        .after_help(
+            "The exit code is 4 if there was no denial.\n\nExample:\n  timbr-gateway tokens allow --user alice",
+        );
     Command::new("tokens")
-        .about("List or revoke the tokens of a running gateway")
+        .about("List, revoke or deny the tokens of a running gateway")
         .subcommand_required(true)
         .subcommand(admin_client::add_arguments(list))
         .subcommand(admin_client::add_arguments(revoke))
+        .subcommand(admin_client::add_arguments(denied))
+        .subcommand(admin_client::add_arguments(allow))
         .after_help(format!(
             "{SENT_TO}\n\n\
              Examples:\n  timbr-gateway tokens list --user alice\n  timbr-gateway tokens revoke --fingerprint 3fdf0040",
@@ -71,6 +95,8 @@ pub fn run(matches: &ArgMatches) -> CliResult {
     match matches.subcommand() {
         Some(("list", matches)) => print_list(matches).map(|()| ExitCode::SUCCESS),
         Some(("revoke", matches)) => revoke(matches),
+        Some(("denied", matches)) => print_denied(matches).map(|()| ExitCode::SUCCESS),
+        Some(("allow", matches)) => allow(matches),
         _ => unreachable!("clap accepts no other subcommand"),
     }
 }
@@ -91,6 +117,31 @@ fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
         print_line(format_args!("There are more than {limit} tokens; use --limit or --user."))?;
     }
     Ok(())
+}
+
+fn print_denied(matches: &ArgMatches) -> anyhow::Result<()> {
+    let response = admin_client::request(matches, "/tokens/denied", None)?;
+    let denied = rows(&response["denied"]);
+    if matches.get_flag("json") {
+        print_line(&response["denied"])?;
+    } else if denied.is_empty() {
+        print_line("No user or credential is denied.")?;
+    } else {
+        print_table(&DENIED, denied)?;
+    }
+    Ok(())
+}
+
+fn allow(matches: &ArgMatches) -> CliResult {
+    let kind = if matches.contains_id("user") { "user" } else { "fingerprint" };
+    let name = text(matches, kind);
+    let response = admin_client::request(matches, "/tokens/allow", Some(&json!({ kind: name }).to_string()))?;
+    if response["was_denied"] == true {
+        print_line(format_args!("The {kind} {name} is not denied any more."))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    print_line(format_args!("The {kind} {name} was not denied."))?;
+    Ok(ExitCode::from(NOT_DENIED))
 }
 
 /// The groups of a token, behind the name of its user.

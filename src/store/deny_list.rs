@@ -45,6 +45,17 @@ impl Denial {
     pub const END: Denial = Denial { until: Timestamp(0), note: None };
 }
 
+/// A user or a credential that is denied.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ActiveDenial {
+    /// `user` or `fingerprint`.
+    pub kind: &'static str,
+    /// The user in lower case, or the fingerprint.
+    pub name: String,
+    /// When the entry ends.
+    pub until: Timestamp,
+}
+
 /// The entries that are in effect. Shared by all threads.
 #[derive(Debug, Default)]
 pub struct DenyList {
@@ -72,10 +83,13 @@ impl DenyList {
 
     /// Whether the user or the credential is denied.
     pub fn denies(&self, user: Option<&UserName>, credential: Fingerprint, now: Timestamp) -> bool {
-        let entries = self.entries.read();
-        let is_denied = |subject: &DeniedSubject| entries.get(subject).is_some_and(|denial| now < denial.until);
-        is_denied(&DeniedSubject::Credential(credential))
-            || user.is_some_and(|user| is_denied(&DeniedSubject::user(user)))
+        self.has(&DeniedSubject::Credential(credential), now)
+            || user.is_some_and(|user| self.has(&DeniedSubject::user(user), now))
+    }
+
+    /// Whether there is an entry of this subject.
+    pub fn has(&self, subject: &DeniedSubject, now: Timestamp) -> bool {
+        self.entries.read().get(subject).is_some_and(|denial| now < denial.until)
     }
 
     /// The entry of something that an operator has stopped.
@@ -100,6 +114,22 @@ impl DenyList {
             entries.iter().filter_map(|(subject, denial)| active_stop(subject, denial, now)).collect();
         stops.sort_by_cached_key(|stop| stop.target.to_string());
         stops
+    }
+
+    /// The users and credentials that are denied, with the ends, sorted by kind and name.
+    pub fn denials(&self, now: Timestamp) -> Vec<ActiveDenial> {
+        let entries = self.entries.read();
+        let denial = |(subject, denial): (&DeniedSubject, &Denial)| {
+            let (kind, name) = match subject {
+                DeniedSubject::User(user) => ("user", user.to_string()),
+                DeniedSubject::Credential(fingerprint) => ("fingerprint", fingerprint.to_string()),
+                DeniedSubject::Stopped(_) => return None,
+            };
+            (now < denial.until).then_some(ActiveDenial { kind, name, until: denial.until })
+        };
+        let mut denials: Vec<_> = entries.iter().filter_map(denial).collect();
+        denials.sort();
+        denials
     }
 
     /// Removes entries that have ended.

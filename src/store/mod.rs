@@ -44,7 +44,7 @@ use keys::StoreKeys;
 use salt_usage::SaltUsageCounter;
 use time::StoreClock;
 
-pub use deny_list::DeniedSubject;
+pub use deny_list::{ActiveDenial, DeniedSubject};
 pub use driver::RunningDriver;
 pub use ended_tokens::TokenEnd;
 pub use held_token::HeldToken;

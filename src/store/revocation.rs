@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::base::user_name::UserName;
-use crate::store::deny_list::{Denial, DeniedSubject, DenyList};
+use crate::store::deny_list::{ActiveDenial, Denial, DeniedSubject, DenyList};
 use crate::store::memory::MemoryStore;
 use crate::store::stop::{self, ActiveStop, StopNote, StopTarget};
 use crate::store::{Fingerprint, Store, Timestamp, TokenFilter, TokenId, TokenRecord, TokenSummary, Unavailable};
@@ -82,6 +82,17 @@ impl Store {
     pub fn stops_ontologies(&self) -> bool {
         self.deny_list().is_some_and(DenyList::stops_ontologies)
     }
+    /// Who is denied. Never waits.
+    pub fn denials(&self) -> Vec<ActiveDenial> {
+        self.deny_list().map(|list| list.denials(self.now())).unwrap_or_default()
+    }
+
+    /// Ends a denial. True if there was one. Effective as [`Store::revoke`] is.
+    pub async fn allow(&self, subject: DeniedSubject) -> Result<bool, Unavailable> {
+        let was_denied = self.deny_list().is_some_and(|list| list.has(&subject, self.now()));
+        self.set_denial(subject, Duration::ZERO, None).await.map(|_| was_denied)
+    }
+
 
     /// The time until a stop ends.
     pub fn time_left(&self, stop: &ActiveStop) -> Duration {

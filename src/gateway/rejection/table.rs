@@ -338,8 +338,8 @@ rejections! {
         phases: [Authenticate, GetToken, Impersonate],
         fault: Rules,
         message: "An operator of the gateway has denied this user or credential for a while.",
-        remedy: "An operator denied the user or the credential with `timbr-gateway tokens revoke --deny-for DURATION`. The \
-                 same command with `--deny-for 0s` ends that.",
+        remedy: "An operator denied the user or the credential with `timbr-gateway tokens revoke --deny-for DURATION`. \
+                 `tokens denied` lists such denials, `tokens allow` ends one.",
     }
     /// An operator has stopped the user, the route or the ontology.
     StoppedByOperator(stopped: Box<StoppedRequest>) {
