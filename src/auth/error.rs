@@ -11,7 +11,7 @@ use crate::base::user_name::UserName;
 use crate::store::TokenEnd;
 
 /// Why a credential was not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// A token of this gateway that is not valid any more.
     #[error("the token is not valid any more")]
@@ -46,8 +46,11 @@ pub enum KeyError {
 }
 
 /// Why no token was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MintError {
+    /// The login is right, but an operator denies this user, or has stopped it. No token is stored, as none is delivered.
+    #[error("the user {0} is denied or stopped")]
+    Denied(UserName),
     /// The bearer could not be opened.
     #[error("the bearer cannot be opened")]
     Bearer(#[from] BearerError),

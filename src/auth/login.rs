@@ -132,6 +132,9 @@ impl Auth {
                 seed
             }
             (None, upstream_key) => {
+                if self.store.denies_logins_of(&login.user) {
+                    return Err(MintError::Denied(login.user.clone()));
+                }
                 if !self.store.knows_login(&login.user, &login_id, id_of) {
                     attempt.record_new_token().map_err(|TooManyFailures(wait)| MintError::TooManyTokens(wait))?;
                 }

@@ -12,7 +12,7 @@ use crate::gateway::exchange::Exchange;
 use crate::gateway::get_token::mint_rejection;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
-use crate::store::TokenEnd;
+use crate::store::{Store, TokenEnd};
 use crate::upstream::UpstreamClient;
 
 /// Proves the identity of the request's credential, and records it. Only a request that has to wait for that counts as
@@ -38,7 +38,7 @@ pub async fn authenticate(
         }
     };
     let identity = identified.map_err(|error| {
-        let rejection = rejection_for(error);
+        let rejection = rejection_for(error, auth.store());
         if let ClientCredential::Password(basic) = screened.credential() {
             exchange.record.audit_failed_login(rejection.reason(), Some(&basic.login().user));
         }
@@ -56,7 +56,7 @@ pub async fn authenticate(
     Ok(identity)
 }
 
-fn rejection_for(error: KeyError) -> Rejection {
+fn rejection_for(error: KeyError, store: &Store) -> Rejection {
     match error {
         KeyError::TokenEnded(TokenEnd::Expired) => Rejection::TokenExpired,
         KeyError::TokenEnded(TokenEnd::Revoked) => Rejection::TokenRevoked,
@@ -66,7 +66,7 @@ fn rejection_for(error: KeyError) -> Rejection {
         KeyError::Unverifiable => Rejection::ApiKeyUnverifiable,
         KeyError::Busy => Rejection::ApiKeyCheckBusy,
         KeyError::PasswordUnsupported => Rejection::BasicMalformed,
-        KeyError::Login(error) => mint_rejection(error),
+        KeyError::Login(error) => mint_rejection(error, store),
         KeyError::Exchange(error) => error.into(),
         KeyError::Jwt(JwtError::Invalid(cause)) => Rejection::JwtInvalid(cause),
         KeyError::Jwt(JwtError::UnknownIssuer) => Rejection::JwtInvalid("its issuer is unknown"),

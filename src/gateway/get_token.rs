@@ -12,7 +12,7 @@ use crate::gateway::respond::GatewayResponse;
 use crate::gateway::screen::{reject_ambiguous_headers, require_content_type};
 use crate::gateway::stop::reject_if_stopped;
 use crate::http::headers::{Head, HeaderName, Headers};
-use crate::store::StopKind;
+use crate::store::{StopKind, Store};
 
 /// The name of this route in logs, metrics and `explain`.
 pub(super) const ROUTE_NAME: &str = "get_token";
@@ -53,11 +53,21 @@ impl Gateway {
     }
 
     /// The error has the user that an authentic bearer names.
-    async fn mint(&self, head: &Head, exchange: &Exchange) -> Result<MintedToken, (Rejection, Option<UserName>)> {
+    async fn mint(&self, head: &Head, exchange: &mut Exchange) -> Result<MintedToken, (Rejection, Option<UserName>)> {
         let bearer = screen_login(&head.headers).map_err(|rejection| (rejection, None))?;
         let (client, timing) = (exchange.context().origin.address, &exchange.record.timing);
         let minted = self.auth.mint(bearer, client, &self.upstreams[0].client, timing).await;
-        minted.map_err(|MintFailure { error, claimed_user }| (mint_rejection(error), claimed_user))
+        minted.map_err(|MintFailure { error, claimed_user }| {
+            // This one is proven.
+            let claimed_user = match &error {
+                MintError::Denied(user) => {
+                    exchange.record.user = Some(user.clone());
+                    None
+                }
+                _ => claimed_user,
+            };
+            (mint_rejection(error, self.auth.store()), claimed_user)
+        })
     }
 }
 
@@ -80,8 +90,12 @@ fn bearer_token(headers: &Headers) -> Result<&str, Rejection> {
     }
 }
 
-pub(super) fn mint_rejection(error: MintError) -> Rejection {
+pub(super) fn mint_rejection(error: MintError, store: &Store) -> Rejection {
     match error {
+        MintError::Denied(user) => {
+            let stopped = reject_if_stopped(store, StopKind::User, user.as_str());
+            stopped.err().unwrap_or(Rejection::CredentialDenied)
+        }
         MintError::Bearer(BearerError::NotAuthentic) => Rejection::BearerInvalid,
         MintError::Bearer(BearerError::TooOld) => Rejection::BearerExpired,
         MintError::Bearer(BearerError::MadeInFuture) => Rejection::BearerFromTheFuture,

@@ -83,7 +83,8 @@ impl Gateway {
 
     async fn token_for_jwt(&self, identity: &Identity, exchange: &mut Exchange) -> Result<Option<String>, Rejection> {
         let (client, timing) = (exchange.context().origin.address, &exchange.record.timing);
-        let minted = self.auth.mint_for_jwt(identity, client, timing).await.map_err(mint_rejection)?;
+        let minted = self.auth.mint_for_jwt(identity, client, timing).await;
+        let minted = minted.map_err(|error| mint_rejection(error, self.auth.store()))?;
         let Some(minted) = minted else { return Ok(None) };
         self.reject_denied_login(&minted)?;
         exchange.record.key = Some(minted.id.fingerprint());

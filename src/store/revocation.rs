@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::base::user_name::UserName;
 use crate::store::deny_list::{ActiveDenial, Denial, DeniedSubject, DenyList};
 use crate::store::memory::MemoryStore;
-use crate::store::stop::{self, ActiveStop, StopNote, StopTarget};
+use crate::store::stop::{self, ActiveStop, StopKind, StopNote, StopTarget};
 use crate::store::{Fingerprint, Store, Timestamp, TokenFilter, TokenId, TokenRecord, TokenSummary, Unavailable};
 
 impl Store {
@@ -66,6 +66,15 @@ impl Store {
     /// Whether anything is denied or stopped: one read.
     pub fn has_denials(&self) -> bool {
         self.deny_list().is_some()
+    }
+
+    /// Whether logins of this user are rejected. Never waits.
+    pub fn denies_logins_of(&self, user: &UserName) -> bool {
+        let stopped = || StopTarget::new(StopKind::User, user.as_str()).map(DeniedSubject::Stopped);
+        self.deny_list().is_some_and(|list| {
+            let mut subjects = std::iter::once(DeniedSubject::user(user)).chain(stopped());
+            subjects.any(|subject| list.has(&subject, self.now()))
+        })
     }
 
     /// What operators have stopped. Never waits.

@@ -314,6 +314,40 @@ fn an_event_stream_ends_when_its_token_is_revoked_but_not_when_that_leaves_the_m
 }
 
 #[test]
+fn denials_are_listed_and_end() {
+    let gateway = Gateway::start_at(&format!("http://{}", Upstream::start().address()), &[], NOW);
+    let run = |arguments: &[&str]| {
+        let output = gateway.command(&[&["tokens"], arguments].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert_eq!(run(&["denied"]), (Some(0), "No user or credential is denied.\n".to_owned()));
+    revoke(&gateway, &["--user", "Alice", "--deny-for", "1h"]);
+    revoke(&gateway, &["--fingerprint", "3fdf0040", "--deny-for", "30d"]);
+    gateway.command(&["stop", "user", "bob", "--why", "Wait."]);
+    let (_, listed) = run(&["denied"]);
+    let rows: Vec<Vec<_>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["KIND", "UNTIL", "NAME"]);
+    assert_eq!(rows[1], ["fingerprint", "2030-04-16T17:46:40Z", "3fdf0040"]);
+    assert_eq!(rows[2], ["user", "2030-03-17T18:46:40Z", "alice"]);
+    assert_eq!(rows.len(), 3, "a stop is not a denial: {listed}");
+    let json = json!([
+        {"kind": "fingerprint", "name": "3fdf0040", "until": NOW + 30 * 86400},
+        {"kind": "user", "name": "alice", "until": NOW + 3600},
+    ]);
+    assert_eq!(gateway.get("/tokens/denied")["denied"], json);
+    let login = |user| gateway.login(user, "secret").reason();
+    assert_eq!((login("alice").as_str(), login("bob").as_str()), ("credential_denied", "stopped_by_operator"));
+    assert_eq!(gateway.get("/tokens")["tokens"], json!([]), "no token is stored that no client receives");
+    let allowed = (Some(0), "The user ALICE is not denied any more.\n".to_owned());
+    assert_eq!(run(&["allow", "--user", "ALICE"]), allowed);
+    assert_eq!(run(&["allow", "--user", "alice"]), (Some(4), "The user alice was not denied.\n".to_owned()));
+    assert_eq!(gateway.login("alice", "secret").status, 200);
+    gateway.clock.advance(Duration::from_secs(31 * 86400));
+    assert_eq!(run(&["denied"]).1, "No user or credential is denied.\n");
+    assert_eq!(run(&["allow", "--fingerprint", "3fdf0040"]).0, Some(4));
+}
+
+#[test]
 fn invalid_denials_are_rejected() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     for arguments in [&["--all", "--deny-for", "1h"][..], &["--user", "a", "--deny-for", "1h", "--dry-run"]] {
