@@ -75,7 +75,7 @@ pub(super) fn list_memory(memory: &MemoryStore, store_clock: &StoreClock, filter
                 fingerprint: id.fingerprint(),
                 minted: record.minted(),
                 expires: store_clock.timestamp(record.expires),
-                last_used: store_clock.timestamp(record.last_used()),
+                last_used: store_clock.timestamp(record.last_used()).max(record.minted()),
             };
             listing.push(token, filter);
         }

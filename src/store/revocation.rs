@@ -16,8 +16,13 @@ impl Store {
     /// them: it publishes the revocation when the store is available again, unless the process ends first.
     pub async fn revoke(&self, revocation: Revocation) -> Result<u64, Unavailable> {
         match &self.driver {
-            None => Ok(revoke_in_memory(&self.memory, &revocation, |_, _| {})),
-            Some(driver) => self.record_operation("revoke", driver.revoke(revocation)).await,
+            None => Ok(revoke_in_memory(&self.memory, &revocation)),
+            Some(driver) if driver.is_shared => self.record_operation("revoke", driver.revoke(revocation)).await,
+            Some(driver) => {
+                // SECURITY: here in any case, even if the disk does not respond.
+                let count = revoke_in_memory(&self.memory, &revocation);
+                Ok(count + self.record_operation("revoke", driver.revoke(revocation)).await?)
+            }
         }
     }
 
@@ -63,11 +68,6 @@ impl Store {
         self.deny_list().is_some_and(|list| list.denies(user, credential, self.now()))
     }
 
-    /// Whether anything is denied or stopped: one read.
-    pub fn has_denials(&self) -> bool {
-        self.deny_list().is_some()
-    }
-
     /// Whether logins of this user are rejected. Never waits.
     pub fn denies_logins_of(&self, user: &UserName) -> bool {
         let stopped = || StopTarget::new(StopKind::User, user.as_str()).map(DeniedSubject::Stopped);
@@ -75,6 +75,22 @@ impl Store {
             let mut subjects = std::iter::once(DeniedSubject::user(user)).chain(stopped());
             subjects.any(|subject| list.has(&subject, self.now()))
         })
+    }
+
+    /// Whether anything is denied or stopped: one read.
+    pub fn has_denials(&self) -> bool {
+        self.deny_list().is_some()
+    }
+
+    /// Who is denied. Never waits.
+    pub fn denials(&self) -> Vec<ActiveDenial> {
+        self.deny_list().map(|list| list.denials(self.now())).unwrap_or_default()
+    }
+
+    /// Ends a denial. True if there was one. Effective as [`Store::revoke`] is.
+    pub async fn allow(&self, subject: DeniedSubject) -> Result<bool, Unavailable> {
+        let was_denied = self.deny_list().is_some_and(|list| list.has(&subject, self.now()));
+        self.set_denial(subject, Duration::ZERO, None).await.map(|_| was_denied)
     }
 
     /// What operators have stopped. Never waits.
@@ -91,17 +107,6 @@ impl Store {
     pub fn stops_ontologies(&self) -> bool {
         self.deny_list().is_some_and(DenyList::stops_ontologies)
     }
-    /// Who is denied. Never waits.
-    pub fn denials(&self) -> Vec<ActiveDenial> {
-        self.deny_list().map(|list| list.denials(self.now())).unwrap_or_default()
-    }
-
-    /// Ends a denial. True if there was one. Effective as [`Store::revoke`] is.
-    pub async fn allow(&self, subject: DeniedSubject) -> Result<bool, Unavailable> {
-        let was_denied = self.deny_list().is_some_and(|list| list.has(&subject, self.now()));
-        self.set_denial(subject, Duration::ZERO, None).await.map(|_| was_denied)
-    }
-
 
     /// The time until a stop ends.
     pub fn time_left(&self, stop: &ActiveStop) -> Duration {
@@ -145,11 +150,7 @@ pub(super) fn revoke_in_memory(
 ) -> u64 {
     revocation.apply_denial(memory);
     let mut count = 0;
-    let is_covered = |id: &TokenId, record: &TokenRecord| revocation.covers(id, &record.user);
-    memory.revoke_if(is_covered, |id, record| {
-        count += 1;
-        visit(id, record);
-    });
+    memory.revoke_if(|id, record| revocation.covers(id, &record.user), |_, _| count += 1);
     count
 }
 
@@ -269,6 +270,16 @@ impl Revocations {
         let covering = [Revocation::Token(id.fingerprint()), Revocation::User(user.clone()), Revocation::All];
         covering.iter().map(|revocation| self.time_of(revocation)).max().unwrap_or_default()
     }
+    /// A time for a revocation that is made now: later than the one that is known, so that it covers what that did not.
+    pub fn next_time(&self, revocation: &Revocation, now: Timestamp) -> Timestamp {
+        now.max(Timestamp(self.time_of(revocation).0.saturating_add(1)))
+    }
+
+    /// A time for a token that is minted now: later than every revocation that covers it.
+    pub fn mint_time(&self, id: &TokenId, user: &UserName, now: Timestamp) -> Timestamp {
+        now.max(Timestamp(self.latest_covering(id, user).0.saturating_add(1)))
+    }
+
 
     /// The latest time of this revocation; zero if it is unknown.
     pub fn time_of(&self, revocation: &Revocation) -> Timestamp {

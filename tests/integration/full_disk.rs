@@ -79,6 +79,22 @@ fn the_gateway_continues_says_what_to_do_and_recovers() {
     assert!(shown.contains("free some space"), "{shown}");
     assert_eq!(fs::read_to_string(&users).expect("read"), known, "the old file is complete");
 
+    for (line, body) in [
+        ("POST /stop", r#"{"kind": "route", "name": "get_token", "why": "Full."}"#),
+        ("POST /stop", r#"{"kind": "ontology", "name": "sales", "why": "Full."}"#),
+        ("POST /resume", r#"{"kind": "route", "name": "get_token"}"#),
+        ("POST /tokens/revoke", r#"{"user": "user-0", "deny_seconds": 3600}"#),
+    ] {
+        assert_eq!(program.admin(line, body).status, 200, "{line}");
+    }
+    let ended = confirmed.remove(0);
+    let is_kept = |program: &Program| {
+        let response = program.admin("GET /stops", "");
+        let stops = response.json()["stops"].as_array().map(Vec::len);
+        assert_eq!((stops, program.query(&ended).status), (Some(1), 401), "{response:?}");
+        assert_eq!(program.login("user-0", "secret").reason(), "credential_denied");
+    };
+
     // A crash while there is no space.
     program.kill();
     let (mut program, log) = Program::start_logged(upstream.address(), &options);
@@ -86,6 +102,7 @@ fn the_gateway_continues_says_what_to_do_and_recovers() {
         assert_eq!(program.query(token).status, 200, "a confirmed token survives");
     }
     assert_eq!(program.login("user-1999", "secret").status, 503);
+    is_kept(&program);
 
     disk.free();
     wait_until("logins work again", || program.login("user-1999", "secret").status == 200);
@@ -94,6 +111,9 @@ fn the_gateway_continues_says_what_to_do_and_recovers() {
     let granted = || fs::read_to_string(&audit).expect("read").contains("\"user\":\"user-1999\"");
     wait_until("the audit log has lines again", || program.login("user-1999", "secret").status == 200 && granted());
     assert_eq!(program.metric("timbr_gateway_store_up"), Some(1.0));
+    program.kill();
+    let mut program = Program::start(upstream.address(), &options);
+    is_kept(&program);
     program.begin_shutdown();
     assert!(program.wait().success());
 }

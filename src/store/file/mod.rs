@@ -6,9 +6,11 @@
 mod deferred_writes;
 mod entries;
 mod journal;
+mod marks;
 mod write;
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -36,13 +38,14 @@ use crate::store::{NewToken, SaltName, Seed, Timestamp, TokenId, Unavailable};
 
 use entries::{seal_context, split_value};
 use journal::RevocationJournal;
+use marks::FileMarks;
 
 /// By the name of a token: its last use, its expiry, and the sealed token; see [`split_value`].
 const TOKENS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("tokens 2");
 /// By the name of a login: the token that it receives, sealed.
 const LOGINS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("logins 2");
-/// By the name of a mark: an entry of the deny list with its time, sealed.
-const DENIED: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("denied 1");
+/// By the name of a mark: a revocation, or an entry of the deny list, with its time, sealed.
+const MARKS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("denied 1");
 /// By the name of a salt and the pseudonym of a user: the last use.
 const SALTS: TableDefinition<'_, (&str, &[u8; 16]), u64> = TableDefinition::new("salts 1");
 
@@ -85,8 +88,9 @@ pub struct OpenFileStore {
     /// `None` after a write error, until the file has been opened again.
     database: Option<Database>,
     journal: RevocationJournal,
-    /// The entries of revoked tokens that are still in the file.
-    pending_removals: Vec<RevokedEntries>,
+    marks: FileMarks,
+    /// No token in the file was minted later. A wall clock that was set back can be behind it.
+    last_minted: Timestamp,
     /// The number of successful commits.
     commits: u64,
     /// True if the last commit failed.
@@ -103,12 +107,6 @@ pub struct OpenFileStore {
     uses_written_at: Tick,
     /// The name of the last token that the search for expired tokens has visited; `None`: it starts over.
     expiry_cursor: Option<[u8; 16]>,
-}
-
-/// The names of a revoked token and of its login.
-struct RevokedEntries {
-    token: RecordName,
-    login: RecordName,
 }
 
 /// A token whose last use is to be written.
@@ -139,18 +137,19 @@ impl FileStore {
     /// Opens the file and loads its tokens into memory. The error is a message for operators.
     pub fn open(self) -> Result<OpenFileStore, String> {
         let database = self.open_database()?;
-        let (mut journal, entries) = RevocationJournal::open(&self.path)
+        let (journal, entries) = RevocationJournal::open(&self.path)
             .map_err(|error| format!("cannot open {}.revoked: {}", self.path.display(), with_remedy(error)))?;
-        let revocations = self.read_revocations(&entries);
-        self.load(&database, &revocations).map_err(|error| format!("cannot read {}: {error}", self.path.display()))?;
-        journal.clear().map_err(|error| format!("cannot write {}.revoked: {error}", self.path.display()))?;
+        let (marks, last_minted) = self
+            .load(&database, self.read_revocations(&entries))
+            .map_err(|error| format!("cannot read {}: {error}", self.path.display()))?;
         let deferred_due = Instant::now() + self.deferred_interval();
-        Ok(OpenFileStore {
+        let mut opened = OpenFileStore {
             uses_written_at: self.store_clock.now_tick(),
             store: self,
             database: Some(database),
             journal,
-            pending_removals: Vec::new(),
+            marks,
+            last_minted,
             commits: 0,
             is_failing: false,
             pending_salt_uses: HashMap::new(),
@@ -158,7 +157,11 @@ impl FileStore {
             deferred_due,
             next_batch: deferred_due,
             expiry_cursor: None,
-        })
+        };
+        // If the disk is full now, the journal keeps what it has.
+        let written = opened.write_marks();
+        let _ = opened.check(written);
+        Ok(opened)
     }
 
     fn open_database(&self) -> Result<Database, String> {
@@ -177,14 +180,20 @@ impl FileStore {
 
     fn open_error(&self, error: DatabaseError) -> String {
         let path = self.path.display();
+        let damaged = |error: &dyn fmt::Display| {
+            format!(
+                "{path} is not a token file, or it is damaged: {error}. Name a different file, or move this one away; \
+                 users then have to log in again"
+            )
+        };
         match error {
             DatabaseError::DatabaseAlreadyOpen => {
                 format!("{path} is in use by another process; use a separate file for each gateway, or share a Redis")
             }
-            DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => format!(
-                "{path} is not a token file, or it is damaged: {error}. Name a different file, or move this one away; \
-                 users then have to log in again"
-            ),
+            DatabaseError::Storage(StorageError::Corrupted(error)) => damaged(&error),
+            DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                damaged(&error)
+            }
             DatabaseError::Storage(StorageError::Io(error)) => format!("cannot use {path}: {}", with_remedy(error)),
             other => format!("cannot use {path}: {other}"),
         }
@@ -205,46 +214,23 @@ impl FileStore {
         revocations
     }
 
-    /// Applies the deny list, and removes entries that have ended or were replaced under a different key.
-    fn load_deny_list(&self, table: &mut SealedTable<'_>) -> FileResult<()> {
-        let (mut entries, mut latest) = (Vec::new(), Revocations::default());
-        for entry in table.iter()? {
-            let (name, sealed) = entry?;
-            let name = *name.value();
-            if let Some((denial, at)) = self.open_revocation(&seal_context(b'd', &name), sealed.value()) {
-                latest.add(&denial, at);
-                entries.push((name, denial, at));
-            }
-        }
-        for (name, denial, at) in entries {
-            if at < latest.time_of(&denial) || denial.has_ended(self.store_clock.now()) {
-                table.remove(&name)?;
-            } else {
-                denial.apply_denial(&self.memory);
-            }
-        }
-        Ok(())
-    }
-
-    fn load(&self, database: &Database, revocations: &Revocations) -> FileResult<()> {
+    /// Loads the tokens. Returns the marks, and when the last token was minted.
+    fn load(&self, database: &Database, journal: Revocations) -> FileResult<(FileMarks, Timestamp)> {
         let write = database.begin_write()?;
+        let marks = self.load_marks(&write.open_table(MARKS)?, journal)?;
         let (mut tokens, unreadable) = self.live_tokens(&write.open_table(TOKENS)?)?;
-        {
-            // SECURITY: before the process stopped, their revocation could not be written here.
-            let mut table = write.open_table(TOKENS)?;
-            for (_, stored) in tokens.extract_if(.., |(_, stored)| {
-                stored.minted <= revocations.latest_covering(&stored.id, &stored.token.user)
-            }) {
-                table.remove(&self.keys.token_name(stored.token.key, &stored.id).0)?;
-            }
-        }
-        self.load_deny_list(&mut write.open_table(DENIED)?)?;
         write.open_table(LOGINS)?;
         write.open_table(SALTS)?;
         for table in OLD_TABLES {
             write.delete_table(table)?;
         }
         write.commit()?;
+        let last_minted = tokens.last().map(|(_, stored)| stored.minted).unwrap_or_default();
+        // SECURITY: also those that were in the file but not in memory, such as evicted ones, or ones whose key was not
+        // configured at the time.
+        tokens.retain(|(_, StoredToken { id, token, minted, .. })| {
+            *minted > marks.revocations.latest_covering(id, &token.user)
+        });
         let count = tokens.len();
         for (last_used, mut stored) in tokens {
             // A wall clock that was set back must not extend the lifetime of tokens.
@@ -260,7 +246,7 @@ impl FileStore {
                 "tokens in the file cannot be used: they were made with keys that are not in store.key"
             );
         }
-        Ok(())
+        Ok((marks, last_minted))
     }
 
     /// The live tokens with their last use, the oldest first, and the number of tokens that no key opens.
@@ -312,7 +298,7 @@ impl OpenFileStore {
             };
             self.report(&up, result, commits);
         }
-        let _ = self.write_removals();
+        let _ = self.write_marks();
         while !self.pending_uses.is_empty() && self.write_deferred().is_ok() {}
         // Those since then.
         self.deferred_due = Instant::now();
@@ -321,7 +307,7 @@ impl OpenFileStore {
 
     /// Executes the writes that are due. What fails is due again after [`RETRY_INTERVAL`].
     fn write_due(&mut self) -> FileResult<()> {
-        let result = self.write_removals().and_then(|()| self.write_deferred());
+        let result = self.write_marks().and_then(|()| self.write_deferred());
         if result.is_err() {
             self.deferred_due = Instant::now() + RETRY_INTERVAL;
             self.next_batch = self.deferred_due;

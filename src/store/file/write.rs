@@ -5,10 +5,10 @@ use tracing::error;
 
 use crate::base::secret::Secret;
 use crate::store::file::{
-    DENIED, FileResult, FileStore, JOURNAL_CONTEXT, LOGINS, OpenFileStore, PROBE, PendingMint, RevokedEntries,
-    SealedTable, TOKENS, open_if_closed, seal_context, split_value,
+    FileResult, FileStore, JOURNAL_CONTEXT, LOGINS, OpenFileStore, PendingMint, SealedTable, TOKENS, open_if_closed,
+    seal_context, split_value,
 };
-use crate::store::keys::{KeyNumber, RecordName};
+use crate::store::keys::KeyNumber;
 use crate::store::revocation::revoke_in_memory;
 use crate::store::wire::StoredToken;
 use crate::store::{Revocation, Seed, TokenId, Unavailable};
@@ -45,7 +45,7 @@ impl OpenFileStore {
                 let stored = StoredToken {
                     id: mint.id,
                     seed: mint.seed,
-                    minted: now,
+                    minted: self.marks.revocations.mint_time(&mint.id, &mint.token.user, now),
                     expires: now.after(store.memory.limits().ttl),
                     token: mint.token.clone(),
                 };
@@ -61,6 +61,7 @@ impl OpenFileStore {
         write.commit()?;
         self.commits += 1;
         for stored in new_tokens {
+            self.last_minted = self.last_minted.max(stored.minted);
             store.memory.insert_minted(stored.into_record(&store.store_clock));
         }
         Ok(seeds)
@@ -68,24 +69,14 @@ impl OpenFileStore {
 
     /// Returns the number of live tokens that this ended, and the error of the file if there is one.
     ///
-    /// SECURITY: from memory first, so that the tokens end even if the disk fails. What cannot be removed from the file
-    /// is written to the journal, so that it survives a crash, and is retried.
+    /// SECURITY: from memory first, so that the tokens end even if the disk fails. What cannot be written to the file is
+    /// written to the journal, so that it survives a crash, and is retried.
     pub(super) fn revoke(&mut self, revocation: &Revocation) -> (Result<u64, Unavailable>, FileResult<()>) {
-        let (keys, at) = (&self.store.keys, self.store.store_clock.now());
-        if let Revocation::Deny(..) = revocation {
-            revocation.apply_denial(&self.store.memory);
-            let name = keys.mark_name(&revocation.mark_id());
-            let sealed = self.store.seal_revocation(&seal_context(b'd', &name.0), revocation, at);
-            let written = self.write_denial(&name, &sealed);
-            return (if written.is_ok() { Ok(0) } else { Err(Unavailable) }, written);
-        }
-        let mut revoked = Vec::new();
-        let count = revoke_in_memory(&self.store.memory, revocation, |id, record| {
-            let (token, login) = (keys.token_name(record.key, id), keys.login_name(&record.login));
-            revoked.push(RevokedEntries { token, login });
-        });
-        self.pending_removals.append(&mut revoked);
-        match self.write_removals() {
+        let count = revoke_in_memory(&self.store.memory, revocation);
+        let now = self.store.store_clock.now();
+        let at = self.marks.add(revocation, now, self.last_minted);
+        self.marks.revocations.remove_outdated(now, self.store.mark_retention());
+        match self.write_marks() {
             Ok(()) => (Ok(count), Ok(())),
             Err(error) => {
                 let sealed = self.store.seal_revocation(JOURNAL_CONTEXT, revocation, at);
@@ -95,38 +86,6 @@ impl OpenFileStore {
                 (journaled.map(|()| count).map_err(|_| Unavailable), Err(error))
             }
         }
-    }
-
-    /// Writes an entry of the deny list. It replaces the previous one of its subject.
-    fn write_denial(&mut self, name: &RecordName, sealed: &[u8]) -> FileResult<()> {
-        let write = open_if_closed(&mut self.database, &self.store)?.begin_write()?;
-        write.open_table(DENIED)?.insert(&name.0, sealed)?;
-        write.commit()?;
-        self.commits += 1;
-        Ok(())
-    }
-
-    /// Removes revoked tokens from the file. Writes nothing if there are none, unless the last write failed.
-    pub(super) fn write_removals(&mut self) -> FileResult<()> {
-        if self.pending_removals.is_empty() && !self.is_failing {
-            return Ok(());
-        }
-        let write = open_if_closed(&mut self.database, &self.store)?.begin_write()?;
-        {
-            let (mut tokens, mut logins) = (write.open_table(TOKENS)?, write.open_table(LOGINS)?);
-            for entries in &self.pending_removals {
-                tokens.remove(&entries.token.0)?;
-                // If the login has a newer token, it receives a third one next time, which does no harm.
-                logins.remove(&entries.login.0)?;
-            }
-            if self.is_failing {
-                write.open_table(PROBE)?.insert("", [0; 1024].as_slice())?;
-            }
-        }
-        write.commit()?;
-        self.commits += 1;
-        self.pending_removals.clear();
-        self.journal.clear().map_err(redb::Error::Io)
     }
 
     pub(super) fn set_upstream_key(&mut self, id: &TokenId, key: &Secret) -> FileResult<()> {

@@ -51,12 +51,6 @@ impl RedisSession {
         self.ttl().max(MIN_RETENTION)
     }
 
-    /// Now, but later than the mark that exists, so that each revocation covers what the previous one did not.
-    pub(super) fn revocation_time(&self, revocation: &Revocation) -> Timestamp {
-        let latest = self.revocations.borrow().time_of(revocation);
-        self.context.store_clock.now().max(Timestamp(latest.0.saturating_add(1)))
-    }
-
     /// Writes a mark to the store. If that fails, it is written with the next poll that succeeds.
     pub(super) async fn write_mark(&self, revocation: &Revocation, at: Timestamp) -> StoreResult<()> {
         self.has_unwritten_marks.set(true);

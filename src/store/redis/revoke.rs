@@ -30,7 +30,7 @@ impl RedisSession {
     /// SECURITY: first here, so that it takes effect even if the store is unavailable. The mark and the event are
     /// written later then, by the heartbeat.
     pub(super) async fn revoke(&self, revocation: Revocation) -> StoreResult<u64> {
-        let at = self.revocation_time(&revocation);
+        let at = self.revocations.borrow().next_time(&revocation, self.context.store_clock.now());
         let local = self.local_tokens(&revocation).await;
         self.add_revocation(revocation.clone(), at);
         self.remove_revoked().await;

@@ -81,7 +81,8 @@ impl RedisSession {
         if self.revocation_count.get() != revocations {
             return Err(StoreError::Revoked);
         }
-        let (now, minted) = (self.context.store_clock.now(), self.mint_time(&token, &id));
+        let now = self.context.store_clock.now();
+        let minted = self.revocations.borrow().mint_time(&id, &token.user, now);
         let stored = StoredToken { id, seed, minted, expires: now.after(self.ttl()), token };
         self.write_token(&stored, self.new_token_options(&stored)).await?;
         let current = self.claim_login(&stored, &found).await?;
@@ -182,12 +183,6 @@ impl RedisSession {
     /// SECURITY: existence in the store does not suffice: a failover may have brought a revoked token back.
     fn is_revoked(&self, stored: &StoredToken) -> bool {
         stored.minted <= self.revocations.borrow().latest_covering(&stored.id, &stored.token.user)
-    }
-
-    /// Now, but later than every revocation that covers the token.
-    fn mint_time(&self, token: &NewToken, id: &TokenId) -> Timestamp {
-        let revoked = self.revocations.borrow().latest_covering(id, &token.user);
-        self.context.store_clock.now().max(Timestamp(revoked.0 + 1))
     }
 
     async fn read_login(&self, token: &NewToken) -> StoreResult<FoundLogin> {

@@ -4,7 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use timbr_gateway::app;
+use timbr_gateway::base::user_name::UserName;
 use timbr_gateway::config::{Sources, load};
+use timbr_gateway::store::Revocation;
 
 use crate::support::bearer::{SALT, bearer};
 use crate::support::client::{Client, JSON};
@@ -119,6 +121,10 @@ fn an_unsafe_or_unusable_file_is_rejected_with_an_explanation() {
     assert!(start().contains("is in use by another process"), "{}", start());
     replica.close();
 
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opened");
+    file.set_len(file.metadata().expect("there").len() / 3).expect("truncated");
+    assert!(start().contains("it is damaged") && start().contains("move this one away"), "{}", start());
+
     std::fs::write(&path, b"this is not a database".repeat(200)).expect("written");
     assert!(start().contains("store.path: "), "{}", start());
     std::fs::remove_file(&path).expect("removed");
@@ -183,17 +189,52 @@ fn a_full_disk_affects_only_new_tokens() {
     assert_eq!(program.query(&last).status, 200, "known tokens stay valid");
     let up = |program: &Program| program.metric("timbr_gateway_store_up").expect("the metric") == 1.0;
     wait_until("the failure is shown", || !up(&program));
-    let body = format!("{{\"token\":\"{last}\"}}");
-    let mut client = Client::connect(program.admin.expect("enabled"));
-    let head = format!("Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
-    client.write(format!("POST /tokens/revoke HTTP/1.1\r\n{head}\r\n{body}").as_bytes());
-    let revoked = client.read_response();
+    let revoked = program.admin("POST /tokens/revoke", &format!("{{\"token\":\"{last}\"}}"));
     assert_eq!(revoked.status, 200, "{revoked:?}");
     assert_eq!(program.query(&last).status, 401);
     program.kill();
     let program = Program::start(upstream.address(), &options);
     assert_eq!((program.query(&last).status, program.query(&first).status), (401, 200), "after a crash");
     assert!(up(&program));
+}
+
+#[test]
+fn a_revocation_covers_tokens_that_are_in_the_file_but_not_in_memory() {
+    let fixture = fixture();
+    let path = fixture.path().to_str().expect("text").to_owned();
+    let upstream = Upstream::start();
+    let options = [
+        ("STORE_KIND", "file"),
+        ("STORE_PATH", &*path),
+        ("TOKENS_FOREIGN", "reject"),
+        ("TOKENS_MAX_PER_USER", "2"),
+        ("LISTEN_ADMIN", "127.0.0.1:0"),
+    ];
+    let mut program = Program::start(upstream.address(), &options);
+    let tokens = ["one", "two", "three"].map(|password| program.login("alice", password).token());
+    let statuses = |program: &Program| tokens.each_ref().map(|token| program.query(token).status);
+    assert_eq!(statuses(&program), [401, 200, 200], "the first one is evicted");
+    assert_eq!(program.admin("POST /tokens/revoke", "{\"user\":\"alice\"}").json()["revoked"], 2);
+    let next = program.login("alice", "one").token();
+    program.kill();
+    let program = Program::start(upstream.address(), &options);
+    assert_eq!((statuses(&program), program.query(&next).status), ([401; 3], 200));
+}
+
+#[test]
+fn a_revocation_covers_tokens_whose_key_is_not_configured_at_the_time() {
+    let fixture = fixture();
+    let (old, new) = ("cw/0x689RpI+jtRR7oE8h/eQsKImvJapLeSbXpwF4eA=", "d6HnHQJy2nl1YqLeN0dZlmaIHvVkAx2gRUbDUr3lKEE=");
+    let open = |keys: &str| fixture.open_with(&[("STORE_KEY", keys)]);
+    let replica = open(old);
+    let [alice, bob] = ["alice", "bob"].map(|user| replica.mint(user, 1).expect("minted"));
+    replica.close();
+    let replica = open(new);
+    let user = UserName::parse(b"alice").expect("valid");
+    assert_eq!(replica.block_on(replica.store().revoke(Revocation::User(user))), Ok(0));
+    replica.close();
+    let replica = open(&format!("{new},{old}"));
+    assert!(!replica.lives(&alice) && replica.lives(&bob));
 }
 
 #[test]

@@ -177,6 +177,14 @@ impl Program {
         self.login("alice", "secret").token()
     }
 
+    /// The response to an admin command.
+    pub fn admin(&self, line: &str, body: &str) -> Response {
+        let mut client = Client::connect(self.admin.expect("it is on"));
+        let head = format!("Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        client.write(format!("{line} HTTP/1.1\r\n{head}\r\n{body}").as_bytes());
+        client.read_response()
+    }
+
     /// The value of a counter or gauge in `/metrics`; `None` if it is missing.
     pub fn metric(&self, series: &str) -> Option<f64> {
         client::metric(self.admin.expect("it is on"), series)
