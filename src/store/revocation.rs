@@ -142,13 +142,12 @@ impl Store {
     }
 }
 
-/// Revokes the tokens in memory, calls `visit` with those that were live, and returns their number.
-pub(super) fn revoke_in_memory(
-    memory: &MemoryStore,
-    revocation: &Revocation,
-    mut visit: impl FnMut(&TokenId, &TokenRecord),
-) -> u64 {
-    revocation.apply_denial(memory);
+/// Revokes the tokens in memory, and returns the number of those that were live.
+pub(super) fn revoke_in_memory(memory: &MemoryStore, revocation: &Revocation) -> u64 {
+    if let Revocation::Deny(..) = revocation {
+        revocation.apply_denial(memory);
+        return 0;
+    }
     let mut count = 0;
     memory.revoke_if(|id, record| revocation.covers(id, &record.user), |_, _| count += 1);
     count
@@ -270,6 +269,7 @@ impl Revocations {
         let covering = [Revocation::Token(id.fingerprint()), Revocation::User(user.clone()), Revocation::All];
         covering.iter().map(|revocation| self.time_of(revocation)).max().unwrap_or_default()
     }
+
     /// A time for a revocation that is made now: later than the one that is known, so that it covers what that did not.
     pub fn next_time(&self, revocation: &Revocation, now: Timestamp) -> Timestamp {
         now.max(Timestamp(self.time_of(revocation).0.saturating_add(1)))
@@ -279,7 +279,6 @@ impl Revocations {
     pub fn mint_time(&self, id: &TokenId, user: &UserName, now: Timestamp) -> Timestamp {
         now.max(Timestamp(self.latest_covering(id, user).0.saturating_add(1)))
     }
-
 
     /// The latest time of this revocation; zero if it is unknown.
     pub fn time_of(&self, revocation: &Revocation) -> Timestamp {
@@ -292,6 +291,11 @@ impl Revocations {
         self.0.retain(|_, (revocation, at)| *at >= oldest || *revocation == Revocation::All);
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// All known revocations with their latest times.
     pub fn iter(&self) -> impl Iterator<Item = (Revocation, Timestamp)> {
         self.0.values().cloned()
@@ -301,7 +305,9 @@ impl Revocations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::stop::StopKind;
+    use crate::base::clock::Clock;
+    use crate::config::{Sources, load};
+    use crate::store::{LoginId, NewToken, PRIMARY_KEY, TokenBinding};
 
     #[test]
     fn a_revocation_covers_tokens_minted_before_it() {
@@ -342,5 +348,35 @@ mod tests {
         for invalid in [&b""[..], b"a1", b"t123", b"t12345", b"u", b"x", b"d12345678a", b"d1", b"s12345678o"] {
             assert_eq!(Revocation::decode(invalid), None);
         }
+    }
+
+    #[tokio::test]
+    async fn tokens_end_although_the_disk_does_not_respond() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tokens");
+        let environment = [
+            ("API_AUTH_SALT", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
+            ("TIMBR_GATEWAY_UPSTREAM_URL", "http://127.0.0.1:1"),
+            ("TIMBR_GATEWAY_STORE_KIND", "file"),
+            ("TIMBR_GATEWAY_STORE_PATH", path.to_str().expect("text")),
+        ];
+        let environment = environment.map(|(name, value)| (name.into(), value.into())).into();
+        let (config, _) = load(&Sources { environment, ..Sources::default() }).expect("valid");
+        let store = Store::new(&config, &Clock::manual(1_000)).expect("a store");
+        // Its thread executes nothing.
+        store.driver.as_ref().expect("there is a file").availability.mark_authoritative();
+        let token = NewToken {
+            login: LoginId([1; 16]),
+            user: UserName::parse(b"alice").expect("valid"),
+            groups: None,
+            upstream_key: None,
+            binding: TokenBinding([1; 8]),
+            key: PRIMARY_KEY,
+        };
+        store.memory.insert(token, [1; 20], store.now(), |seed| TokenId::from_token(seed));
+        let id = TokenId::from_token(&[1; 20]);
+        assert!(store.find(&id).is_some());
+        let revoked = tokio::time::timeout(Duration::from_millis(1), store.revoke(Revocation::All)).await;
+        assert!(revoked.is_err() && store.find(&id).is_none());
     }
 }

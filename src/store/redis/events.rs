@@ -287,8 +287,9 @@ impl RedisSession {
     pub(super) async fn apply_events(&self, read: ReadEvents) {
         let now = self.context.store_clock.now();
         for sealed in self.take_new(0, read.changes) {
-            let event = self.open_event(0, &sealed).and_then(|text| StoreEvent::decode(&text));
-            let Some((event, at)) = event else {
+            let opened = self.open_event(0, &sealed);
+            let event = opened.and_then(|(key, text)| Some((key, StoreEvent::decode(&text)?)));
+            let Some((key, (event, at))) = event else {
                 warn!(
                     "cannot read an event in the token store: check that all replicas have the same store.key and version"
                 );
@@ -297,7 +298,10 @@ impl RedisSession {
             self.context.store_clock.advance_to(at);
             match event {
                 StoreEvent::Revoked(revocation, at) => {
-                    self.marks_in_store.borrow_mut().add(&revocation, at);
+                    // Its mark has the same key.
+                    if key == PRIMARY_KEY {
+                        self.marks_in_store.borrow_mut().add(&revocation, at);
+                    }
                     self.add_revocation(revocation, at);
                 }
                 // Replayed, it would only cause a further lookup.
@@ -321,7 +325,7 @@ impl RedisSession {
         let own_id = self.pending_events.borrow_mut().replica_id();
         let (now, rate_uses) = (self.context.store_clock.now(), &self.availability.rate_uses);
         for sealed in new {
-            let Some(plaintext) = self.open_event(1, &sealed) else { continue };
+            let Some((_, plaintext)) = self.open_event(1, &sealed) else { continue };
             let Some((at, rest)) = plaintext.split_first_chunk() else { continue };
             let Some((replica_id, failures)) = rest.split_first_chunk::<8>() else { continue };
             let at = Timestamp(u64::from_be_bytes(*at));
@@ -343,9 +347,9 @@ impl RedisSession {
         rate_uses.set_replicas(self.pending_events.borrow_mut().count_replicas(None, now), Instant::now());
     }
 
-    fn open_event(&self, feed: usize, sealed: &[u8]) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+    fn open_event(&self, feed: usize, sealed: &[u8]) -> Option<(KeyNumber, zeroize::Zeroizing<Vec<u8>>)> {
         let key = self.redis_key(self.feeds.borrow()[feed].name, "");
-        self.context.keys.open(key.as_bytes(), sealed).map(|(_, plaintext)| plaintext)
+        self.context.keys.open(key.as_bytes(), sealed)
     }
 
     fn write_command(&self, feed: usize, plaintext: &[u8]) -> Cmd {

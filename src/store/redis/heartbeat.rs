@@ -104,31 +104,36 @@ impl RedisSession {
 
     /// Reads the state of the store and the new events, in one round trip unless it is a cluster.
     async fn read_store(&self, connection: &mut RedisConnection) -> StoreResult<ReadEvents> {
-        let epoch_key = self.redis_key("epoch", "");
+        let (epoch_key, marks_key) = (self.redis_key("epoch", ""), self.redis_key("marks", ""));
         let [changes, failures] = self.read_commands();
         let read = async {
-            let (epoch, pages): (Option<String>, [Value; 2]) = match connection {
+            let (epoch, has_marks, pages): (Option<String>, bool, [Value; 2]) = match connection {
                 RedisConnection::One(one) => {
-                    let (role, epoch, changes, failures): (Vec<Value>, Option<String>, Value, Value) = pipe()
+                    let (role, epoch, has_marks, changes, failures) = pipe()
                         .cmd("ROLE")
                         .cmd("GET")
                         .arg(&epoch_key)
+                        .cmd("EXISTS")
+                        .arg(&marks_key)
                         .add_command(changes)
                         .add_command(failures)
                         .query_async(one)
                         .await?;
                     ensure_primary(role)?;
-                    (epoch, [changes, failures])
+                    (epoch, has_marks, [changes, failures])
                 }
                 RedisConnection::Cluster(cluster) => {
                     let epoch = cmd("GET").arg(&epoch_key).query_async(cluster).await?;
+                    let has_marks = cmd("EXISTS").arg(&marks_key).query_async(cluster).await?;
                     let changes = cluster.req_packed_command(&changes).await?;
-                    (epoch, [changes, cluster.req_packed_command(&failures).await?])
+                    (epoch, has_marks, [changes, cluster.req_packed_command(&failures).await?])
                 }
             };
-            Ok::<_, StoreError>((epoch, self.finish_read(connection, pages).await?))
+            Ok::<_, StoreError>((epoch, has_marks, self.finish_read(connection, pages).await?))
         };
-        let (epoch, read) = self.with_timeout(read).await?;
+        let (epoch, has_marks, read) = self.with_timeout(read).await?;
+        // An eviction may have removed only the marks.
+        let epoch = epoch.filter(|_| has_marks || self.marks_in_store.borrow().is_empty());
         // The response has been under way for a moment, so this clock is never ahead of the server's.
         self.context.store_clock.set_now(read.now());
         self.check_epoch(connection, &epoch_key, epoch).await?;
@@ -145,9 +150,7 @@ impl RedisSession {
         let epoch = match found {
             Some(epoch) => epoch,
             None => {
-                let mut random = [0; 16];
-                rand::fill(&mut random).expect("the system's random source works");
-                let set = redis_command("SET", (key, hex::encode(&random), "NX"));
+                let set = redis_command("SET", (key, random_epoch(), "NX"));
                 // A full server keeps none; then it is not known whether it has lost data.
                 match self.with_timeout(set.query_async::<Value>(connection)).await {
                     Err(StoreError::Redis(error)) if !is_connection_error(&error) => return Ok(()),
@@ -168,6 +171,12 @@ impl RedisSession {
         Ok(())
     }
 
+    /// Makes all replicas read the marks again, this one included.
+    pub(super) async fn renew_epoch(&self, connection: &mut RedisConnection) -> StoreResult<()> {
+        let set = redis_command("SET", (self.redis_key("epoch", ""), random_epoch()));
+        self.with_timeout(set.query_async::<Value>(connection)).await.map(drop)
+    }
+
     /// Writes marks and events that could not be written before. A server that is full, or does not permit it, is not
     /// lost: then they stay pending.
     async fn write_pending(&self, connection: &mut RedisConnection) -> StoreResult<()> {
@@ -185,6 +194,12 @@ impl RedisSession {
             other => other,
         }
     }
+}
+
+fn random_epoch() -> String {
+    let mut random = [0; 16];
+    rand::fill(&mut random).expect("the system's random source works");
+    hex::encode(&random)
 }
 
 /// SECURITY: a Redis replica may be behind its primary, so it may not know a revocation yet. It accepts no writes

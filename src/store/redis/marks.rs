@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use redis::Cmd;
-use zeroize::Zeroizing;
 
 use crate::store::Timestamp;
 use crate::store::keys::PRIMARY_KEY;
@@ -83,15 +82,18 @@ impl RedisSession {
                 self.with_timeout(scan.query_async(connection)).await?;
             for (field, sealed) in fields {
                 let opened = self.context.keys.open(&mark_context(&key, &field), &sealed);
-                let mark = opened.and_then(|(_, plaintext): (_, Zeroizing<Vec<u8>>)| Mark::decode(&plaintext));
+                let mark = opened.and_then(|(number, plaintext)| Some((number, Mark::decode(&plaintext)?)));
                 // One that cannot be read may belong to a replica with a newer key.
-                let Some(Mark { revocation, at, until }) = mark else { continue };
+                let Some((number, Mark { revocation, at, until })) = mark else { continue };
                 if until < self.context.store_clock.now() {
                     outdated.push(field);
                     continue;
                 }
                 self.context.store_clock.advance_to(at);
-                in_store.add(&revocation, at);
+                // The others are written again: their key may be removed from the configuration.
+                if number == PRIMARY_KEY {
+                    in_store.add(&revocation, at);
+                }
                 self.add_revocation(revocation, at);
             }
             if next == "0" {
@@ -105,8 +107,16 @@ impl RedisSession {
         }
         *self.marks_in_store.borrow_mut() = in_store;
         self.has_unwritten_marks.set(true);
+        self.lacks_marks.update(|lacks| lacks || !self.missing_marks().is_empty());
         self.remove_revoked().await;
         Ok(())
+    }
+
+    /// The marks that this replica knows and the store lacks, without those that are not kept any more.
+    fn missing_marks(&self) -> Vec<(Revocation, Timestamp)> {
+        let (in_store, known) = (self.marks_in_store.borrow(), self.revocations.borrow());
+        let oldest = self.context.store_clock.now().before(self.mark_retention());
+        known.iter().filter(|(revocation, at)| in_store.time_of(revocation) < *at && *at > oldest).collect()
     }
 
     /// Writes the marks that this replica knows and the store lacks.
@@ -114,10 +124,7 @@ impl RedisSession {
         if !self.has_unwritten_marks.get() {
             return Ok(());
         }
-        let missing: Vec<_> = {
-            let (in_store, known) = (self.marks_in_store.borrow(), self.revocations.borrow());
-            known.iter().filter(|(revocation, at)| in_store.time_of(revocation) < *at).collect()
-        };
+        let missing = self.missing_marks();
         for page in missing.chunks(PAGE) {
             let commands = page.iter().flat_map(|(revocation, at)| self.mark_commands(revocation, *at));
             let _: Vec<u64> = self.with_timeout(connection.query_all(commands)).await?;
@@ -125,6 +132,11 @@ impl RedisSession {
             for (revocation, at) in page {
                 in_store.add(revocation, *at);
             }
+        }
+        if self.lacks_marks.get() {
+            // SECURITY: a replica may have read the marks before, and no event has these. All read them again.
+            self.renew_epoch(connection).await?;
+            self.lacks_marks.set(false);
         }
         // Meanwhile, a further revocation may have failed to write its own.
         self.has_unwritten_marks.set(!missing.is_empty());

@@ -127,6 +127,8 @@ struct RedisSession {
     /// The revocations that the store has, as far as is known.
     marks_in_store: RefCell<Revocations>,
     has_unwritten_marks: Cell<bool>,
+    /// The store lacked marks when they were read: a failover, or an eviction, has lost them.
+    lacks_marks: Cell<bool>,
     /// The number of revocations by this replica.
     revocation_count: Cell<u64>,
     feeds: RefCell<[EventFeed; 2]>,
@@ -183,6 +185,7 @@ impl RedisStore {
             unapplied: RefCell::default(),
             marks_in_store: RefCell::default(),
             has_unwritten_marks: Cell::default(),
+            lacks_marks: Cell::default(),
             revocation_count: Cell::default(),
             feeds: RefCell::new([EventFeed::changes(), EventFeed::failures()]),
             pending_events: RefCell::default(),

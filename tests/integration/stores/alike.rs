@@ -210,6 +210,9 @@ fn keys_rotate(fixture: &StoreFixture) {
     let keys = [STORE_KEY, OTHER_KEY].map(|key| [("STORE_KEY", key)]);
     let replica = fixture.open_with(&keys[0]);
     let old = replica.mint("rotates", 1).expect("minted");
+    let denied = UserName::parse(b"rotates-denied").expect("valid");
+    let deny = replica.store().deny(DeniedSubject::User(denied.clone()), Duration::from_secs(30 * 24 * 3600));
+    replica.block_on(deny).expect("it responds");
     replica.close();
     let replica = fixture.open_with(&[("STORE_KEY", &format!("{OTHER_KEY},{STORE_KEY}"))]);
     // The login id is derived from the primary key, so this is a new login.
@@ -220,6 +223,7 @@ fn keys_rotate(fixture: &StoreFixture) {
     replica.close();
     let replica = fixture.open_with(&keys[1]);
     assert!(replica.lives(&new) && !replica.lives(&old), "{}: tokens of the old key end", fixture.name());
+    assert!(replica.store().denies(Some(&denied), new.fingerprint()), "{}: denials stay", fixture.name());
     replica.close();
 }
 

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use timbr_gateway::store::Revocation;
+use timbr_gateway::base::user_name::UserName;
+use timbr_gateway::store::{DeniedSubject, Revocation, TokenId};
 
 use crate::support::redis::Redis;
-use crate::support::stores::StoreFixture;
+use crate::support::stores::{Replica, StoreFixture};
 use crate::support::wait_until;
 
 type Filter = fn(&[u8]) -> bool;
@@ -136,4 +137,28 @@ fn events_are_applied_although_the_read_of_the_marks_stalls() {
     proxy.wait_until_stalled(1);
     proxy.stall(|_| false);
     wait_until("the revocation is applied", || !there.lives(&id));
+}
+
+#[test]
+fn marks_that_a_replica_restores_reach_those_that_started_before() {
+    let fixture = StoreFixture::Redis(Redis::start());
+    let proxy = Proxy::start(fixture.servers()[0].address(), Duration::ZERO);
+    let url = format!("redis://{}", proxy.address);
+    let here = fixture.open_with(&[("STORE_URLS", &url)]);
+    let user = UserName::parse(b"alice").expect("valid");
+    let deny = here.store().deny(DeniedSubject::user(&user), Duration::from_secs(3600));
+    here.block_on(deny).expect("denied");
+    let denies = |replica: &Replica| replica.store().denies(Some(&user), TokenId::from_token(b"x").fingerprint());
+    let there = {
+        let _nothing_passes = proxy.filter.lock().expect("no panic");
+        fixture.lose_keys("timbr-gateway:*");
+        let there = fixture.open();
+        assert!(!denies(&there), "no replica has restored it yet");
+        there
+    };
+    wait_until("the other replica knows it", || denies(&there));
+    // An eviction removes what is rarely read.
+    fixture.lose_keys("timbr-gateway:marks");
+    wait_until("they are restored", || !fixture.keys("timbr-gateway:marks").is_empty());
+    assert!(denies(&fixture.open()));
 }
