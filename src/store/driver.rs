@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
@@ -37,8 +38,8 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// The maximum number of steps of a command, each of which may take `store.timeout`.
 const MAX_STEPS: u32 = 8;
 
-/// The maximum time that requests wait for the first connection after the start of the process.
-const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The maximum time that the start waits for the first connection. An attempt to connect ends sooner.
+const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The minimum for `store.timeout` where the store is a file: only logins wait for the disk, which may be slow.
 const MIN_FILE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -100,8 +101,9 @@ pub(super) struct Availability {
     up: AtomicBool,
     /// Until this tick the tokens in memory may be used.
     fresh_until: AtomicU64,
-    /// True if the first attempt to connect has finished, with or without success.
-    connect_attempted: watch::Sender<bool>,
+    /// True if the first attempt to connect has ended, with or without success.
+    connect_attempted: Mutex<bool>,
+    attempt_ended: Condvar,
     /// A command timed out: the store should be checked before the next heartbeat is due.
     check_request: Notify,
     max_stale: Duration,
@@ -114,7 +116,8 @@ impl Availability {
         Availability {
             up: AtomicBool::new(false),
             fresh_until: AtomicU64::new(0),
-            connect_attempted: watch::Sender::new(false),
+            connect_attempted: Mutex::new(false),
+            attempt_ended: Condvar::new(),
             check_request: Notify::new(),
             max_stale,
             rate_uses: RateUses::default(),
@@ -148,19 +151,18 @@ impl Availability {
     }
 
     fn mark_attempted(&self) {
-        self.connect_attempted.send_if_modified(|attempted| !std::mem::replace(attempted, true));
+        *self.connect_attempted.lock() = true;
+        self.attempt_ended.notify_all();
     }
 
-    /// True if the store is available, as far as is known. Just after the start it waits for the first connection,
-    /// because clients send tokens that this process has not seen yet.
-    async fn is_available(&self) -> bool {
-        if !self.is_up() && !*self.connect_attempted.borrow() {
-            let mut attempted = self.connect_attempted.subscribe();
-            let _ = timeout(FIRST_CONNECT_TIMEOUT, attempted.wait_for(|attempted| *attempted)).await;
-        }
-        self.is_up()
+    /// SECURITY: before the first request. Keys and JWTs need no token, so until the store has been read, one of a denied
+    /// user would be accepted, and nothing would be stopped.
+    fn wait_for_first_attempt(&self) {
+        let mut attempted = self.connect_attempted.lock();
+        self.attempt_ended.wait_while_for(&mut attempted, |attempted| !*attempted, FIRST_CONNECT_TIMEOUT);
     }
 
+    /// True if the store is available, as far as is known.
     pub(super) fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire)
     }
@@ -246,7 +248,7 @@ impl DriverHandle {
         limit: Duration,
         command: impl FnOnce(ReplySender<T>) -> Command,
     ) -> Result<T, Unavailable> {
-        if !self.availability.is_available().await {
+        if !self.availability.is_up() {
             return Err(Unavailable);
         }
         let reply = self.send(command)?;
@@ -312,7 +314,7 @@ impl RunningDriver {
 }
 
 impl PreparedDriver {
-    /// Opens a file, or starts to connect to Redis. `up` is 1 while the store is available.
+    /// Opens a file, or tries to connect to Redis. `up` is 1 while the store is available.
     pub(super) fn start(self, up: Gauge, on_failure: OnFailure) -> Result<RunningDriver, StoreStartError> {
         let PreparedDriver { store, commands, availability } = self;
         // Dropped at the end of the thread, even after a panic.
@@ -320,6 +322,7 @@ impl PreparedDriver {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StoreStartError::Thread)?;
         let builder = std::thread::Builder::new().name("store".to_owned());
+        let first_attempt = Arc::clone(&availability);
         let thread = match store {
             PersistentStore::File(store) => {
                 let store = store.open().map_err(StoreStartError::File)?;
@@ -335,6 +338,8 @@ impl PreparedDriver {
                 LocalSet::new().block_on(&runtime, store.serve(commands, availability, up, on_failure));
             }),
         };
-        Ok(RunningDriver { thread: thread.map_err(StoreStartError::Thread)?, ended })
+        let thread = thread.map_err(StoreStartError::Thread)?;
+        first_attempt.wait_for_first_attempt();
+        Ok(RunningDriver { thread, ended })
     }
 }

@@ -271,6 +271,32 @@ fn known_tokens_are_accepted_up_to_max_stale() {
 }
 
 #[test]
+fn a_denied_key_is_rejected_from_the_first_request_on() {
+    let redis = Redis::start();
+    let upstream = Upstream::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let keys = folder.path().join("keys");
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"key-of-alice");
+    let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(&keys, format!("alice:{hex}\n")).expect("written");
+    let (between, delay) = slow(redis.address());
+    let url = format!("redis://{between}");
+    let options = [
+        ("STORE_KIND", "redis"),
+        ("STORE_URLS", url.as_str()),
+        ("STORE_TIMEOUT", "1s"),
+        ("TOKENS_KEYS_FILE", keys.to_str().expect("text")),
+    ];
+    let first = Gateway::start(upstream.address(), &options);
+    wait_until("the store responds", || is_up(&first));
+    assert_eq!(first.query("key-of-alice").status, 200);
+    assert_eq!(first.try_revoke(r#"{"user":"alice","deny_seconds":3600}"#).status, 200);
+    delay.store(50, Ordering::Relaxed);
+    let second = Gateway::start(upstream.address(), &options);
+    assert_eq!(second.query("key-of-alice").status, 403);
+}
+
+#[test]
 fn the_gateway_starts_before_its_store() {
     let mut redis = Redis::start();
     redis.kill();
