@@ -8,28 +8,65 @@ use crate::base::glob::Glob;
 use crate::base::groups::Groups;
 use crate::base::user_name::UserName;
 use crate::config::LimitRule;
+use crate::gateway::authorize::StatementSource;
 use crate::gateway::exchange::Exchange;
 use crate::gateway::ontology::requested_ontology;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
+use crate::http::statement::{Statement, StatementClass};
 
-/// Counts the request for every rule that matches it, and rejects it if it exceeds a limit that is enforced.
-pub fn limit(screened: &Screened, identity: &Identity, exchange: &mut Exchange) -> Result<(), Rejection> {
-    let (record, permit) = exchange.parts();
+/// Counts the request for every rule that matches it, and rejects it if it exceeds a limit that is enforced. `Some` if
+/// rules depend on the ontology, which the body names: then [`limit_statement`] counts it for those.
+pub fn limit(
+    screened: &Screened,
+    identity: &Identity,
+    exchange: &mut Exchange,
+) -> Result<Option<StatementSource>, Rejection> {
+    let (_, permit) = exchange.parts();
     if permit.rules().is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let needs_ontology = permit.rules().iter().any(|limiter| limiter.rule.ontologies.is_some());
     let ontology = if needs_ontology { requested_ontology(screened)? } else { None };
+    let is_in_body = needs_ontology && ontology.is_none();
+    let source = if is_in_body { StatementSource::of_request(screened) } else { None };
+    let ontology = Ontology::Named(ontology.as_deref());
+    count(identity, exchange, ontology, |rule| source.is_none() || rule.ontologies.is_none())?;
+    Ok(source)
+}
+
+/// Counts a request whose body is there for the rules that depend on its ontology.
+pub fn limit_statement(
+    statement: &Statement<'_>,
+    identity: &Identity,
+    exchange: &mut Exchange,
+) -> Result<(), Rejection> {
+    let is_understood =
+        statement.class != StatementClass::Unknown || statement.text.is_some() || statement.mcp.is_some();
+    let ontology = match statement.ontology.as_deref() {
+        // SECURITY: a body that cannot be read may name any of them.
+        None if !is_understood => Ontology::Any,
+        name => Ontology::Named(name),
+    };
+    count(identity, exchange, ontology, |rule| rule.ontologies.is_some())
+}
+
+fn count(
+    identity: &Identity,
+    exchange: &mut Exchange,
+    ontology: Ontology<'_>,
+    is_due: impl Fn(&LimitRule) -> bool,
+) -> Result<(), Rejection> {
+    let (record, permit) = exchange.parts();
     let request = LimitedRequest {
         user: identity.user().map(UserName::to_lower_case),
         groups: identity.groups(),
         address: record.context.origin.address,
         route: record.route.name(),
-        ontology: ontology.as_deref(),
+        ontology,
     };
     for limiter in &*Arc::clone(permit.rules()) {
-        if !request.matches(&limiter.rule) {
+        if !is_due(&limiter.rule) || !request.matches(&limiter.rule) {
             continue;
         }
         if let Err(exceeded) = permit.count_for_rule(limiter) {
@@ -42,6 +79,12 @@ pub fn limit(screened: &Screened, identity: &Identity, exchange: &mut Exchange) 
     Ok(())
 }
 
+/// What is known of the ontology of a request.
+enum Ontology<'a> {
+    Named(Option<&'a str>),
+    Any,
+}
+
 /// What the conditions of a rule are compared with.
 struct LimitedRequest<'a> {
     /// In lower case.
@@ -49,7 +92,7 @@ struct LimitedRequest<'a> {
     groups: Option<&'a Groups>,
     address: IpAddr,
     route: &'a str,
-    ontology: Option<&'a str>,
+    ontology: Ontology<'a>,
 }
 
 impl LimitedRequest<'_> {
@@ -57,7 +100,10 @@ impl LimitedRequest<'_> {
         self.is_caller_of(rule)
             && rule.addresses.as_ref().is_none_or(|all| all.iter().any(|network| network.contains(&self.address)))
             && rule.routes.as_ref().is_none_or(|routes| routes.iter().any(|route| route == self.route))
-            && rule.ontologies.as_ref().is_none_or(|all| self.ontology.is_some_and(|ontology| Glob::any(all, ontology)))
+            && rule.ontologies.as_ref().is_none_or(|all| match self.ontology {
+                Ontology::Named(name) => name.is_some_and(|name| Glob::any(all, name)),
+                Ontology::Any => true,
+            })
     }
 
     fn is_caller_of(&self, rule: &LimitRule) -> bool {

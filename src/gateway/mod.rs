@@ -66,7 +66,7 @@ use forwarded::warn_about_unknown_proxy;
 use handshake::{require_client_certificate, require_host_of_certificate};
 use head_limits::check_head_limits;
 use impersonate::impersonate;
-use limit::limit;
+use limit::{limit, limit_statement};
 use query_record::{QueryObserver, until_cancelled};
 use recent_rejections::RejectionRecorder;
 use rejection::Rejection;
@@ -244,7 +244,7 @@ impl Gateway {
         let stop_check = reject_stopped(&self.auth, &screened, &identity, exchange)?;
         let metrics = self.admission.metrics();
         let statement_check = authorize(&self.auth, &screened, &identity, exchange, metrics)?;
-        limit(&screened, &identity, exchange)?;
+        let limit_source = limit(&screened, &identity, exchange)?;
         let queued = exchange.permit().needs_slot(profile.upstream).then(|| QueuedOntology::new(&screened));
         if profile.has_event_streams && *screened.method() == Method::GET {
             let acts_as = exchange.record.acts_as.as_deref();
@@ -254,7 +254,7 @@ impl Gateway {
         let mut request = upstream.rewriter.rewrite(screened, profile, body, &identity, exchange);
         // Before the slot: a client that does not send its body must not occupy one.
         request.buffer_body(profile.buffer.unwrap_or(self.limits.buffer)).await?;
-        let checked = stop_check.or(statement_check.as_ref().map(|check| check.source));
+        let checked = stop_check.or(statement_check.as_ref().map(|check| check.source)).or(limit_source);
         if let Some(source) = checked.or(exchange.record.query.as_ref().map(|query| query.source)) {
             let body = request.whole_body();
             let statement = source.read(body.as_deref());
@@ -264,6 +264,9 @@ impl Gateway {
             }
             if let Some(check) = statement_check {
                 authorize_statement(&self.auth, &check, &statement, &identity, exchange, metrics)?;
+            }
+            if limit_source.is_some() {
+                limit_statement(&statement, &identity, exchange)?;
             }
         }
         if let Some(check) = show_token

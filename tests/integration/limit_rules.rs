@@ -106,6 +106,25 @@ fn concurrent_requests_of_a_caller_are_limited_by_address_and_ontology() {
 }
 
 #[test]
+fn the_ontology_of_a_body_counts_and_so_does_a_body_that_cannot_be_read() {
+    let rules = "[{name: slow, ontologies: sales, requests_per_second: 0.01, burst: 1}]";
+    let options = [("LIMITS_RULES", rules), ("LIMITS_BUFFER", "1KiB")];
+    let send = |bodies: &[&str]| {
+        let (_upstream, gateway, token) = setup(&options);
+        let headers = [JSON, ("x-api-key", &*token)];
+        let post = |body: &&str| gateway.client().send("POST /timbr/api/query/", &headers, body.as_bytes()).status;
+        bodies.iter().map(post).collect::<Vec<_>>()
+    };
+    let [sales, hr] = ["sales", "hr"].map(|name| format!(r#"{{"query":"SELECT 1","ontology_name":"{name}"}}"#));
+    assert_eq!(send(&[&sales, &hr, &sales, &hr, &hr]), [200, 200, 429, 200, 200]);
+    let twice = r#"{"query":"SELECT 1","ontology_name":"hr","ontology_name":"sales"}"#;
+    let large = format!(r#"{{"query":"SELECT '{}'","ontology_name":"sales"}}"#, "x".repeat(2000));
+    for unreadable in [twice, &large] {
+        assert_eq!(send(&[&sales, unreadable]), [200, 429], "{}", unreadable.len());
+    }
+}
+
+#[test]
 fn in_shadow_mode_requests_above_the_limit_are_forwarded_and_counted() {
     let rules = "[{name: trial, requests_per_second: 0.1, burst: 1, mode: shadow}]";
     let (upstream, gateway, token) = setup(&[("LIMITS_RULES", rules)]);

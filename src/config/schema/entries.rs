@@ -203,7 +203,9 @@ entries! { LIMIT_RULES {
          with `users` and `groups` matches callers of either. Each caller is counted on its own.";
     key addresses: Texts, "Addresses or networks of the clients. Default: all.";
     key routes: Texts, "Names of routes. Default: all.";
-    key ontologies: Texts, "Ontologies in the path: names or patterns. Default: all, also paths without one.";
+    key ontologies: Texts,
+        "Ontologies that the request names in its path or statement: names or patterns. A body that cannot be read, or is \
+         larger than `limits.buffer`, counts for any. Default: all, also requests that name none.";
     key requests_per_second: Number, "Requests of each caller per second, on average; may be a fraction.";
     key burst: Number, "Requests that a caller may send at once. Default: `requests_per_second`, rounded up.";
     key concurrent: Number, "Concurrent requests of each caller, without event streams (MCP).";
