@@ -103,6 +103,21 @@ fn a_bearer_key_is_sent_as_a_key_and_nothing_else_is_accepted_beside_it() {
     assert_eq!(upstream.log().len(), count);
 }
 
+/// The MCP SDK for Python 2 shows nothing else of a rejection.
+#[test]
+fn a_rejection_for_mcp_is_also_an_error_of_json_rpc() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.address(), &[]);
+    for (headers, has_error) in [(&[JSON, EVENTS][..], true), (&[JSON, ("Accept", "*/*")], false), (&[JSON], false)] {
+        let refused = send(&gateway, "POST /timbr/api/mcp", headers, b"{}");
+        assert_eq!((refused.status, refused.reason().as_str()), (401, "api_key_missing"));
+        let body = refused.json();
+        let error = serde_json::json!({ "code": -32000, "message": body["data"] });
+        assert_eq!(body.get("error"), has_error.then_some(&error), "{headers:?}");
+        assert_eq!(body["jsonrpc"], if has_error { "2.0".into() } else { serde_json::Value::Null });
+    }
+}
+
 /// Python's Thrift client parses every body as Thrift, whatever its status.
 #[test]
 fn a_thrift_client_without_accept_receives_the_rejection_as_an_exception() {

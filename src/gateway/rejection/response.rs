@@ -2,7 +2,8 @@
 //! consist of rejections.
 //!
 //! Python's Thrift client (PyHive, pytimbr-sqla) ignores the status and parses every body as Thrift. It would report the
-//! envelope as `Length exceeded max allowed`, so it receives the envelope as the message of a Thrift exception.
+//! envelope as `Length exceeded max allowed`, so it receives the envelope as the message of a Thrift exception. The MCP
+//! SDK for Python shows the body of an error only if it is an error of JSON-RPC, so for MCP the envelope is one, too.
 
 use bytes::Bytes;
 
@@ -18,27 +19,35 @@ const HEADERS_CAPACITY: (usize, usize) = (6, 256);
 pub enum ErrorFormat {
     /// The envelope of the API.
     Json,
+    /// The envelope, which is also an error of JSON-RPC 2.0.
+    JsonRpc,
     /// A Thrift exception with the envelope as its message.
     Thrift,
 }
 
 impl ErrorFormat {
-    /// The form that the client shows to its user. Other clients of Thrift examine the status, and send `Accept`.
+    /// The form that the client shows to its user. Other clients of Thrift examine the status, and send `Accept`. Those
+    /// of MCP accept an event stream.
     pub fn for_request(headers: &Headers) -> ErrorFormat {
-        let is_thrift =
-            headers.get(HeaderName::ContentType).is_some_and(|value| value.eq_ignore_ascii_case(THRIFT.as_bytes()));
-        if is_thrift && !headers.contains(HeaderName::Accept) { ErrorFormat::Thrift } else { ErrorFormat::Json }
+        let Some(accept) = headers.get(HeaderName::Accept) else {
+            let media_type = headers.get(HeaderName::ContentType).unwrap_or_default();
+            let is_thrift = media_type.eq_ignore_ascii_case(THRIFT.as_bytes());
+            return if is_thrift { ErrorFormat::Thrift } else { ErrorFormat::Json };
+        };
+        let accepts_events = accept.windows(EVENTS.len()).any(|part| part.eq_ignore_ascii_case(EVENTS));
+        if accepts_events { ErrorFormat::JsonRpc } else { ErrorFormat::Json }
     }
 
     fn media_type(self) -> &'static str {
         match self {
-            ErrorFormat::Json => "application/json",
+            ErrorFormat::Json | ErrorFormat::JsonRpc => "application/json",
             ErrorFormat::Thrift => THRIFT,
         }
     }
 }
 
 const THRIFT: &str = "application/x-thrift";
+const EVENTS: &[u8] = b"text/event-stream";
 
 impl Rejection {
     /// The headers and the body of the response.
@@ -59,10 +68,20 @@ impl Rejection {
         let envelope = envelope(&self.message(), self.reason(), request_id);
         let body = match format {
             ErrorFormat::Json => envelope,
+            ErrorFormat::JsonRpc => with_json_rpc_error(envelope, &self.message()),
             ErrorFormat::Thrift => thrift_exception(&envelope),
         };
         (headers, Bytes::from(body))
     }
+}
+
+/// Adds the members of an error of JSON-RPC. Its `id` is not known, as the body of the request was not read.
+fn with_json_rpc_error(mut envelope: Vec<u8>, message: &str) -> Vec<u8> {
+    envelope.pop();
+    envelope.extend_from_slice(br#","jsonrpc":"2.0","id":null,"error":{"code":-32000,"message":"#);
+    append_quoted(&mut envelope, message);
+    envelope.extend_from_slice(b"}}");
+    envelope
 }
 
 /// `TApplicationException` in the binary protocol. The name and the sequence number of the call are not known, as its body
