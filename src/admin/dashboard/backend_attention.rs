@@ -4,17 +4,17 @@ use crate::admin::dashboard::attention::AttentionItem;
 use crate::admin::dashboard::overview::has_usable_endpoint;
 use crate::config::DEFAULT_UPSTREAM;
 use crate::observability::metrics::EndpointCounts;
-use crate::upstream::{Backends, LONG_SILENCE, NameStatus};
+use crate::upstream::{Backends, LONG_SILENCE, NameStatus, UpstreamStatus};
 
 /// Problems of the backends of one upstream.
 pub fn items(backends: &Backends) -> Vec<AttentionItem> {
     let status = backends.status();
     let silent = status.endpoints.iter().find_map(|endpoint| silence_item(&endpoint.address, &endpoint.counts));
-    upstream_item(backends).or(silent).into_iter().chain(status.names.iter().filter_map(name_item)).collect()
+    let names = status.names.iter().filter_map(name_item);
+    upstream_item(backends, &status).into_iter().chain(silent).chain(names).collect()
 }
 
-fn upstream_item(backends: &Backends) -> Option<AttentionItem> {
-    let status = backends.status();
+fn upstream_item(backends: &Backends, status: &UpstreamStatus) -> Option<AttentionItem> {
     let of = match backends.name() {
         DEFAULT_UPSTREAM => String::new(),
         name => format!(" of the upstream {name}"),
@@ -26,7 +26,7 @@ fn upstream_item(backends: &Backends) -> Option<AttentionItem> {
         let remedy = "Requests get 502: no name in `upstream.url` has an address yet.";
         return Some(AttentionItem::bad(message, remedy, Some("upstreams")));
     }
-    if !has_usable_endpoint(backends) {
+    if !has_usable_endpoint(status) {
         return Some(AttentionItem::bad(
             format!("No endpoint{of} is usable: {ejected} of {all} are ejected"),
             "Requests get 502 or 503. Check that the backend runs and listens on `upstream.url`; `timbr-gateway doctor` \

@@ -42,7 +42,10 @@ pub struct TrafficCounts {
     failed: u64,
     /// Counts by reason, of any status.
     reasons: Vec<(&'static str, u64)>,
+    /// Until the end of the response.
     durations: Histogram,
+    /// Until its head.
+    to_head: Histogram,
 }
 
 /// Both series.
@@ -84,6 +87,7 @@ impl TrafficCounts {
                 counts.add_reason(responses.reason, responses.count);
             }
             counts.durations.add(&route.total);
+            counts.to_head.add(&route.to_head);
         }
         counts
     }
@@ -107,6 +111,7 @@ impl TrafficCounts {
         self.rejected += other.rejected;
         self.failed += other.failed;
         self.durations.add(&other.durations);
+        self.to_head.add(&other.to_head);
         for (reason, count) in &other.reasons {
             self.add_reason(reason, *count);
         }
@@ -165,11 +170,10 @@ impl TrafficHistory {
         (all >= 20 && minute.rejected * 5 > all).then(|| minute.rejected * 100 / all)
     }
 
-    /// The median duration of the requests of the last minute in seconds, if it is long and of at least five requests.
+    /// The median time until the response head in the last minute, in seconds, if it is long and of at least five requests.
     pub fn long_median(&self) -> Option<f64> {
-        let minute = self.last_minute();
-        let all = minute.answered + minute.rejected + minute.failed;
-        minute.durations.quantile(0.5).filter(|median| all >= 5 && *median >= LONG_DURATION.as_secs_f64())
+        let to_head = self.last_minute().to_head;
+        to_head.quantile(0.5).filter(|median| to_head.count() >= 5 && *median >= LONG_DURATION.as_secs_f64())
     }
 
     /// The number of requests of the last five minutes that were rejected for one of these reasons.
@@ -283,7 +287,7 @@ mod tests {
     #[test]
     fn a_minute_of_long_requests_is_noticed() {
         let mut history = TrafficHistory::new();
-        let slow = TrafficCounts { durations: Histogram::of(&[Duration::from_secs(40); 4]), ..counts(4, &[]) };
+        let slow = TrafficCounts { to_head: Histogram::of(&[Duration::from_secs(40); 4]), ..counts(4, &[]) };
         history.add(slow.clone(), SAMPLE_INTERVAL);
         assert_eq!(history.long_median(), None, "few requests");
         history.add(slow, SAMPLE_INTERVAL);

@@ -14,7 +14,7 @@ use crate::admin::rejections;
 use crate::base::shutdown_phase::ShutdownPhase;
 use crate::config::options::{AUTH, STORE};
 use crate::config::{Config, StoreKind};
-use crate::upstream::{Backends, UpstreamStatus};
+use crate::upstream::UpstreamStatus;
 
 /// Maximum number of rejections on the page.
 const MAX_RECENT_REJECTIONS: usize = 50;
@@ -62,7 +62,7 @@ fn state(admin: &AdminContext, config: &Config) -> Value {
         "phase": phase(admin),
         "ready": readiness.is_ok(),
         "why": readiness.err(),
-        "usable": admin.snapshot.get().upstreams.iter().all(|backends| has_usable_endpoint(backends)),
+        "usable": admin.snapshot.get().upstreams.iter().all(|backends| has_usable_endpoint(&backends.status())),
         "started": admin.dashboard.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         "now": SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
         "workers": config.workers,
@@ -73,8 +73,7 @@ fn state(admin: &AdminContext, config: &Config) -> Value {
 }
 
 /// Whether one endpoint is neither ejected nor unhealthy. Requests are sent to the others all the same, but often fail.
-pub fn has_usable_endpoint(backends: &Backends) -> bool {
-    let status = backends.status();
+pub fn has_usable_endpoint(status: &UpstreamStatus) -> bool {
     status.usable && status.endpoints.iter().any(|endpoint| endpoint.state == "usable")
 }
 
