@@ -32,7 +32,7 @@ pub fn list(call: &Call<'_>) -> CallResult {
         match (name, value.parse()) {
             ("limit", Ok(number @ 1..)) => limit = number,
             ("reason", _) if !Rejection::examples().iter().any(|known| known.reason() == value) => {
-                let message = "no rejection has this reason; docs/errors.md lists the reasons";
+                let message = "no rejection has this reason; the first table of docs/errors.md lists them";
                 return Err(AdminError::bad_request(message));
             }
             ("reason", _) => reason = Some(value),

@@ -54,14 +54,14 @@ pub fn command() -> Command {
             arguments::duration(
                 "deny-for",
                 "Also deny the user or the credential for this time (at most 30d), with every kind of credential: \
-                 tokens, logins, keys and JWTs. 0s: end that. See `tokens denied` and `tokens allow`",
+                 tokens, logins, keys and JWTs. `tokens allow` ends that, `tokens denied` lists it",
             )
             .conflicts_with_all(["dry-run", "all"]),
         )
         .group(ArgGroup::new("which").args(["user", "fingerprint", "token-file", "token-stdin", "all"]).required(true))
         .after_help(
             "A token cannot be an argument, because arguments are visible to other users. The exit code is 4 if no token \
-             matches.\n\n\
+             matches, without --deny-for.\n\n\
              Examples:\n  timbr-gateway tokens revoke --user alice\n  \
              timbr-gateway tokens revoke --user alice --deny-for 24h\n  \
              timbr-gateway tokens revoke --token-stdin < token",
@@ -71,7 +71,7 @@ pub fn command() -> Command {
         .arg(arguments::json())
         .after_help("Example:\n  timbr-gateway tokens denied");
     let allow = Command::new("allow")
-        .about("End a denial, at all replicas")
+        .about("End a denial, at all replicas that share the store")
         .arg(arguments::user("This user"))
         .arg(value("fingerprint", "HEX", "The credential with this fingerprint"))
         .group(ArgGroup::new("which").args(["user", "fingerprint"]).required(true))
@@ -79,7 +79,7 @@ pub fn command() -> Command {
             "The exit code is 4 if there was no denial.\n\nExample:\n  timbr-gateway tokens allow --user alice",
         );
     Command::new("tokens")
-        .about("List, revoke or deny the tokens of a running gateway")
+        .about("List and revoke the tokens of a running gateway, and deny users and credentials")
         .subcommand_required(true)
         .subcommand(admin_client::add_arguments(list))
         .subcommand(admin_client::add_arguments(revoke))

@@ -31,7 +31,7 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 /// Maximum time between two health checks of an unhealthy endpoint.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Time between two looks for endpoints that do not respond.
+/// Interval of the check for endpoints that do not respond.
 const SILENCE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Timeout of the additional connection attempts during a slow one.
@@ -66,7 +66,7 @@ impl Backends {
     }
 }
 
-/// Logs when an endpoint stops to respond although requests wait, and when it responds again.
+/// Logs when an endpoint sends no response although requests wait, and the end of that.
 fn report_silence(endpoint: &Endpoint) {
     let name = &*endpoint.origin.authority;
     match endpoint.observe_silence() {
@@ -77,7 +77,9 @@ fn report_silence(endpoint: &Endpoint) {
                 "endpoint sends no response: it hangs, or all its queries are long"
             );
         }
-        Some(SilenceEvent::Ended) => info!(backend = name, address = %endpoint.address, "endpoint responds again"),
+        Some(SilenceEvent::Ended) => {
+            info!(backend = name, address = %endpoint.address, "endpoint has responded, or its requests have ended")
+        }
         None => {}
     }
 }
