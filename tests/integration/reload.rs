@@ -77,6 +77,7 @@ fn without_memory_unread_responses_are_reset_and_idle_connections_closed() {
         client.write_request("GET /timbr/api/large", &[JSON, ("x-api-key", &token)], b"");
     }
     assert_eq!(idle.query(&token).status, 200);
+    wait_until("all have arrived", || upstream.log().len() == 3);
     fixture.take(&config(&upstream, "limits: {memory: 1MiB}\n"));
     assert!(idle.is_closed());
     assert!(read.read_head().is_some());

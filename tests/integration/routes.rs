@@ -103,7 +103,7 @@ fn a_bearer_key_is_sent_as_a_key_and_nothing_else_is_accepted_beside_it() {
     assert_eq!(upstream.log().len(), count);
 }
 
-/// The MCP SDK for Python 2 shows nothing else of a rejection.
+/// Version 2 of the MCP SDK for Python shows nothing else of a rejection.
 #[test]
 fn a_rejection_for_mcp_is_also_an_error_of_json_rpc() {
     let upstream = Upstream::start();
