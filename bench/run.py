@@ -42,7 +42,7 @@ def arguments():
     add("--binary", type=pathlib.Path, default=ROOT / "target/trained/timbr-gateway", help="the gateway (%(default)s)")
     add("--compare", type=pathlib.Path, metavar="OLD_BINARY", help="a second gateway to compare with")
     add("--compare-options", type=pathlib.Path, metavar="FILE",
-        help="options added to the configuration of the second gateway, to measure their cost")
+        help="YAML with sections that gateway.yaml does not have, such as limits, for the second gateway: to measure their cost")
     add("--no-peers", action="store_true", help="without the other proxies")
     add("--system-peers", dest="newest", action="store_false",
         help="nginx and HAProxy as the system has them, instead of the newest ones")
