@@ -75,6 +75,8 @@ struct Http2Connection<I> {
     limits: Http2Limits,
     /// The flush waits until other streams had a chance to add their frames.
     is_flush_deferred: bool,
+    /// Too many errors of the client have ended the connection.
+    is_abusive: bool,
 }
 
 enum ConnectionState<I> {
@@ -119,10 +121,11 @@ where
         frames,
         limits,
         is_flush_deferred: false,
+        is_abusive: false,
     };
     let result = poll_fn(|cx| connection.poll(cx)).await;
     let queue = Rc::clone(&connection.queue);
-    let is_abusive = connection.io.sent_frames().client_errors() > limits.max_resets;
+    let is_abusive = connection.is_abusive;
     drop(connection);
     queue.close();
     if is_abusive { Err(Http2Error::TooManyResets) } else { result }
@@ -221,8 +224,11 @@ where
         let gateway = Rc::clone(&self.serving.get().gateway);
         let delivery = Rc::new(Delivery::new(Rc::clone(&self.queue), in_flight));
         let stream_id = respond.stream_id().as_u32();
-        self.io.sent_frames().record_request(stream_id);
         let is_malformed = self.frames.take_malformed(stream_id);
+        self.io.sent_frames().record_request(stream_id);
+        if is_malformed {
+            self.io.sent_frames().record_own_reset(stream_id);
+        }
         let stream = stream::serve(gateway, Rc::clone(&self.peer), request, is_malformed, respond, delivery);
         // Boxed, as the runtime copies a future several times, and this one has some KiB.
         tokio::task::spawn_local(Box::pin(stream));
@@ -248,18 +254,18 @@ where
         }
     }
 
-    /// Closes a connection with too many errors of the client. Returns whether it did.
+    /// Closes a connection with too many errors of the client. Returns whether it did: once, as the library may be unable
+    /// to send the GOAWAY, because the client does not read or the connection is closing already.
     ///
     /// SECURITY: the backend may work on requests whose streams are reset.
     fn end_if_abusive(&mut self) -> bool {
         let ConnectionState::Open(connection) = &mut self.state else { return false };
-        let sent = self.io.sent_frames();
-        let is_abusive = sent.client_errors() > self.limits.max_resets && !sent.has_error();
-        drop(sent);
-        if is_abusive {
-            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+        if self.is_abusive || self.io.sent_frames().client_errors() <= self.limits.max_resets {
+            return false;
         }
-        is_abusive
+        self.is_abusive = true;
+        connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+        true
     }
 
     /// Sends what is buffered. Yields once while other requests are in flight, whose responses may be ready too.

@@ -8,6 +8,9 @@ const HEADER_LENGTH: usize = 9;
 /// The longest start of a payload that is read: that of GOAWAY, with the newest stream and the error code.
 const MAX_PAYLOAD: usize = 8;
 
+/// Maximum number of streams that the gateway resets itself and that are remembered until it does.
+const MAX_OWN_RESETS: usize = 128;
+
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
@@ -33,6 +36,8 @@ pub struct SentFrames {
     skip: usize,
     /// The newest stream whose request the gateway has received.
     newest_request: u32,
+    /// The newest streams that the gateway resets itself, which are no errors that the library found.
+    own_resets: Vec<u32>,
     rejected: Vec<(u32, LibraryRejection)>,
     client_errors: usize,
     has_error: bool,
@@ -40,11 +45,17 @@ pub struct SentFrames {
 
 impl SentFrames {
     /// Records that the gateway has received the request of a stream. Streams begin in ascending order, and the library
-    /// rejects a request before the gateway receives a newer one.
+    /// rejects a request before the gateway receives a newer one, unless the client does not read.
     pub fn record_request(&mut self, stream: u32) {
         self.newest_request = stream;
         // A stream may be reset before its request is received.
         self.rejected.retain(|(other, _)| *other != stream);
+    }
+
+    /// Records that the gateway is about to reset a stream, if the client does not leave first.
+    pub fn record_own_reset(&mut self, stream: u32) {
+        self.own_resets.truncate(MAX_OWN_RESETS - 1);
+        self.own_resets.insert(0, stream);
     }
 
     /// Takes the rejections since the last call.
@@ -104,6 +115,10 @@ impl SentFrames {
     }
 
     fn record_reset(&mut self, stream: u32, code: Reason) {
+        if let Some(at) = self.own_resets.iter().position(|own| *own == stream) {
+            self.own_resets.remove(at);
+            return;
+        }
         match code {
             Reason::REFUSED_STREAM => self.reject(stream, LibraryRejection::Refused),
             // Follows the response.
@@ -173,5 +188,16 @@ mod tests {
         sent.inspect(&[reset(1, Reason::PROTOCOL_ERROR), reset(3, Reason::PROTOCOL_ERROR)].concat());
         sent.record_request(1);
         assert_eq!(sent.take_rejected(), [(3, LibraryRejection::Malformed)]);
+    }
+
+    #[test]
+    fn streams_that_the_gateway_resets_are_no_errors_of_the_client() {
+        let mut sent = SentFrames::default();
+        for stream in (1..=199).step_by(2) {
+            sent.record_request(stream.into());
+            sent.record_own_reset(stream.into());
+            sent.inspect(&reset(stream, Reason::PROTOCOL_ERROR));
+        }
+        assert_eq!((sent.client_errors(), sent.take_rejected().len()), (0, 0));
     }
 }
