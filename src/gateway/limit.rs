@@ -1,5 +1,6 @@
 //! Applies `limits.rules` to an authenticated request. `admission` counts; this decides which rules a request is for.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,34 +14,48 @@ use crate::gateway::exchange::Exchange;
 use crate::gateway::ontology::requested_ontology;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
-use crate::http::statement::{Statement, StatementClass};
+use crate::http::statement::{Statement, StatementClass, StatementFormat};
+
+/// A request whose body may name the ontology that rules depend on.
+pub struct LimitCheck {
+    /// Where its statement is.
+    pub source: StatementSource,
+    /// The ontology that its head names; the request has been counted for it.
+    in_head: Option<String>,
+}
 
 /// Counts the request for every rule that matches it, and rejects it if it exceeds a limit that is enforced. `Some` if
-/// rules depend on the ontology, which the body names: then [`limit_statement`] counts it for those.
+/// rules depend on the ontology, and the body may name it: then [`limit_statement`] examines that.
 pub fn limit(
     screened: &Screened,
     identity: &Identity,
     exchange: &mut Exchange,
-) -> Result<Option<StatementSource>, Rejection> {
+) -> Result<Option<LimitCheck>, Rejection> {
     let (_, permit) = exchange.parts();
     if permit.rules().is_empty() {
         return Ok(None);
     }
     let needs_ontology = permit.rules().iter().any(|limiter| limiter.rule.ontologies.is_some());
     let ontology = if needs_ontology { requested_ontology(screened)? } else { None };
-    let is_in_body = needs_ontology && ontology.is_none();
-    let source = if is_in_body { StatementSource::of_request(screened) } else { None };
-    let ontology = Ontology::Named(ontology.as_deref());
-    count(identity, exchange, ontology, |rule| source.is_none() || rule.ontologies.is_none())?;
-    Ok(source)
+    let source = if needs_ontology { StatementSource::of_request(screened) } else { None };
+    let source = source.filter(|source| ontology.is_none() || source.format != StatementFormat::Sql);
+    let is_known = ontology.is_some() || source.is_none();
+    let named = Ontology::Named(ontology.as_deref());
+    count(identity, exchange, named, |rule| is_known || rule.ontologies.is_none())?;
+    Ok(source.map(|source| LimitCheck { source, in_head: ontology.map(Cow::into_owned) }))
 }
 
 /// Counts a request whose body is there for the rules that depend on its ontology.
 pub fn limit_statement(
+    check: &LimitCheck,
     statement: &Statement<'_>,
     identity: &Identity,
     exchange: &mut Exchange,
 ) -> Result<(), Rejection> {
+    if let Some(in_head) = &check.in_head {
+        let is_ambiguous = statement.ontology.as_ref().is_some_and(|name| name != in_head);
+        return if is_ambiguous { Err(Rejection::OntologyAmbiguous) } else { Ok(()) };
+    }
     let is_understood =
         statement.class != StatementClass::Unknown || statement.text.is_some() || statement.mcp.is_some();
     let ontology = match statement.ontology.as_deref() {

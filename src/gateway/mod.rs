@@ -244,7 +244,7 @@ impl Gateway {
         let stop_check = reject_stopped(&self.auth, &screened, &identity, exchange)?;
         let metrics = self.admission.metrics();
         let statement_check = authorize(&self.auth, &screened, &identity, exchange, metrics)?;
-        let limit_source = limit(&screened, &identity, exchange)?;
+        let limit_check = limit(&screened, &identity, exchange)?;
         let queued = exchange.permit().needs_slot(profile.upstream).then(|| QueuedOntology::new(&screened));
         if profile.has_event_streams && *screened.method() == Method::GET {
             let acts_as = exchange.record.acts_as.as_deref();
@@ -254,7 +254,9 @@ impl Gateway {
         let mut request = upstream.rewriter.rewrite(screened, profile, body, &identity, exchange);
         // Before the slot: a client that does not send its body must not occupy one.
         request.buffer_body(profile.buffer.unwrap_or(self.limits.buffer)).await?;
-        let checked = stop_check.or(statement_check.as_ref().map(|check| check.source)).or(limit_source);
+        let checked = stop_check
+            .or(statement_check.as_ref().map(|check| check.source))
+            .or(limit_check.as_ref().map(|check| check.source));
         if let Some(source) = checked.or(exchange.record.query.as_ref().map(|query| query.source)) {
             let body = request.whole_body();
             let statement = source.read(body.as_deref());
@@ -265,8 +267,8 @@ impl Gateway {
             if let Some(check) = statement_check {
                 authorize_statement(&self.auth, &check, &statement, &identity, exchange, metrics)?;
             }
-            if limit_source.is_some() {
-                limit_statement(&statement, &identity, exchange)?;
+            if let Some(check) = limit_check {
+                limit_statement(&check, &statement, &identity, exchange)?;
             }
         }
         if let Some(check) = show_token

@@ -205,7 +205,8 @@ entries! { LIMIT_RULES {
     key routes: Texts, "Names of routes. Default: all.";
     key ontologies: Texts,
         "Ontologies that the request names in its path or statement: names or patterns. A body that cannot be read, or is \
-         larger than `limits.buffer`, counts for any. Default: all, also requests that name none.";
+         larger than `limits.buffer`, counts for any; statements of a Thrift session and tools of MCP name none. Default: all, \
+         also requests that name none.";
     key requests_per_second: Number, "Requests of each caller per second, on average; may be a fraction.";
     key burst: Number, "Requests that a caller may send at once. Default: `requests_per_second`, rounded up.";
     key concurrent: Number, "Concurrent requests of each caller, without event streams (MCP).";

@@ -651,7 +651,8 @@ rejections! {
         message: "The request names two different ontologies. Use the same one in the user name, the path, the headers and the \
                   body.",
         remedy: "The ontology in `token@<ontology>`, in the path and in `x-ontology` must be the same. With \
-                 `authorization.rules`, also that in the body, and the database of a Thrift session.",
+                 `authorization.rules` or `ontologies` in `limits.rules`, also that in the body, and the database of a \
+                 Thrift session.",
     }
     /// There is no `Authorization: Bearer`.
     BearerMissing {
