@@ -7,7 +7,7 @@ use std::task::Poll;
 use crate::auth::failure_limiter::TooManyFailures;
 use crate::auth::jwt::JwtError;
 use crate::auth::key_exchange::ExchangeError;
-use crate::auth::{Auth, ClientCredential, Identity, KeyError};
+use crate::auth::{Auth, ClientCredential, Identity, KeyError, MintError};
 use crate::gateway::exchange::Exchange;
 use crate::gateway::get_token::mint_rejection;
 use crate::gateway::rejection::Rejection;
@@ -38,9 +38,17 @@ pub async fn authenticate(
         }
     };
     let identity = identified.map_err(|error| {
+        let mut claimed_user = match screened.credential() {
+            ClientCredential::Password(basic) => Some(&basic.login().user),
+            _ => None,
+        };
+        if let KeyError::Login(MintError::Denied(user)) = &error {
+            // This one is proven.
+            (exchange.record.user, claimed_user) = (Some(user.clone()), None);
+        }
         let rejection = rejection_for(error, auth.store());
-        if let ClientCredential::Password(basic) = screened.credential() {
-            exchange.record.audit_failed_login(rejection.reason(), Some(&basic.login().user));
+        if matches!(screened.credential(), ClientCredential::Password(_)) {
+            exchange.record.audit_failed_login(rejection.reason(), claimed_user);
         }
         rejection
     })?;
