@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use redis::{Client, Connection, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
+use socket2::{Domain, Socket, Type};
 
 use crate::support::pki::Pki;
 use crate::support::wait_until;
@@ -16,6 +17,8 @@ pub struct Redis {
     pub port: u16,
     /// The port for clients that use TLS, besides `port`, by which tests control the server.
     tls: Option<(u16, Arc<Pki>)>,
+    /// The ports of a killed server, which no other server may get: it would be taken for this one.
+    reserved: Vec<Socket>,
     _folder: tempfile::TempDir,
 }
 
@@ -78,12 +81,13 @@ impl Redis {
         for (name, value) in tls.iter().flat_map(|(port, pki)| tls_options(*port, pki)) {
             arguments.extend([format!("--{name}"), value]);
         }
-        let mut redis = Redis { child: None, arguments, port, tls, _folder: folder };
+        let mut redis = Redis { child: None, arguments, port, tls, reserved: Vec::new(), _folder: folder };
         redis.run();
         redis
     }
 
     fn run(&mut self) {
+        self.reserved.clear();
         self.child = Some(spawn(&self.arguments));
     }
 
@@ -131,6 +135,7 @@ impl Redis {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
+            self.reserved = [self.port, self.client_port()].into_iter().filter_map(|port| reserve(port).ok()).collect();
         }
     }
 
@@ -226,6 +231,16 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// Binds a port on which connections are still refused.
+fn reserve(port: u16) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    // The port has connections that have just been closed.
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into())?;
+    socket.set_reuse_address(false)?;
+    Ok(socket)
+}
+
 /// A primary server with a follower, and three Sentinels that monitor them.
 pub struct Sentinels {
     pub servers: Vec<Redis>,
@@ -299,7 +314,7 @@ fn sentinel(pki: Option<&Arc<Pki>>, primary: u16) -> Redis {
     );
     std::fs::write(&file, text).expect("written");
     let arguments = vec![file.to_str().expect("text").to_owned(), "--sentinel".to_owned()];
-    let mut sentinel = Redis { child: None, arguments, port, tls, _folder: folder };
+    let mut sentinel = Redis { child: None, arguments, port, tls, reserved: Vec::new(), _folder: folder };
     sentinel.run();
     wait_until("a Sentinel responds", || sentinel.try_connect().is_some());
     sentinel
