@@ -78,7 +78,7 @@ fn report_silence(endpoint: &Endpoint) {
             );
         }
         Some(SilenceEvent::Ended) => {
-            info!(backend = name, address = %endpoint.address, "endpoint has responded, or its requests have ended")
+            info!(backend = name, address = %endpoint.address, "endpoint has responded, or its requests have ended");
         }
         None => {}
     }
