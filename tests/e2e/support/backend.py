@@ -23,7 +23,7 @@ class Backend:
         command = [sys.executable, "-m", "gunicorn", "--chdir", str(ROOT), "--bind", f"127.0.0.1:{self.port}",
                    "--worker-class", "gthread", "--workers", "2", "--threads", "24", "--keep-alive", "2",
                    "--header-map", "dangerous", "--timeout", "120", "--graceful-timeout", "1", "--no-control-socket",
-                   "backend.app:app"]
+                   "--preload", "backend.app:app"]  # It listens once the application is loaded.
         environment = clean_environment(BACKEND_DATABASE=str(database), BACKEND_RECORD=str(self.record))
         self.process = Process(command, environment, folder / "backend.log")
 

@@ -25,7 +25,7 @@ class Platform:
     def start(self):
         command = [sys.executable, "-m", "gunicorn", "--chdir", str(ROOT), "--bind", f"127.0.0.1:{self.port}",
                    "--worker-class", "gthread", "--threads", "8", "--graceful-timeout", "1", "--no-control-socket",
-                   "platform_app.app:app"]
+                   "--preload", "platform_app.app:app"]  # It listens once the application is loaded.
         environment = clean_environment(PLATFORM_FOLDER=str(self.folder), PLATFORM_USERS=json.dumps(self.users),
                                         PLATFORM_SECRET="the platform's secret")
         self.process = Process(command, environment, self.folder / "platform.log")
