@@ -33,7 +33,7 @@ use timbr_gateway::upstream::{Backends, UpstreamClient};
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
 
-const LIMITS: HeadLimits = HeadLimits { max_headers: 100, max_bytes: 32 * 1024, max_target: 8 * 1024 };
+const LIMITS: HeadLimits = HeadLimits { max_headers: 100, max_bytes: 32 * 1024 };
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const KEY: &str = "k-00112233445566778899aabbccddeeff";
 

@@ -12,7 +12,7 @@ use timbr_gateway::http::h1::request::{parse_request, write_request_end, write_r
 use timbr_gateway::http::h1::response::{copy_header, parse_response, write_header};
 use timbr_gateway::http::headers::{HeaderName, Headers};
 
-const LIMITS: HeadLimits = HeadLimits { max_headers: 100, max_bytes: 64 * 1024, max_target: 8 * 1024 };
+const LIMITS: HeadLimits = HeadLimits { max_headers: 100, max_bytes: 64 * 1024 };
 
 /// The end of the head, from bytes that arrive in two parts.
 fn head_end(data: &[u8], first: usize) -> Result<Option<usize>, ()> {

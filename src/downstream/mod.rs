@@ -78,9 +78,9 @@ impl ServingConfig {
     }
 
     fn http1_limits(&self) -> http1::Http1Limits {
-        let LimitOptions { headers, header_size, uri, requests_per_connection, half_close, .. } = self.config.limits;
+        let LimitOptions { headers, header_size, requests_per_connection, half_close, .. } = self.config.limits;
         http1::Http1Limits {
-            head: HeadLimits { max_headers: headers, max_bytes: header_size, max_target: uri },
+            head: HeadLimits { max_headers: headers, max_bytes: header_size },
             max_requests: requests_per_connection,
             half_close,
         }

@@ -21,7 +21,7 @@ use crate::upstream::retry::is_repeatable;
 use crate::upstream::{InvalidResponse, OutgoingMessage, UpstreamError};
 
 /// Limits on the head of a response.
-const HEAD_LIMITS: HeadLimits = HeadLimits { max_headers: 128, max_bytes: 64 * 1024, max_target: 64 * 1024 };
+const HEAD_LIMITS: HeadLimits = HeadLimits { max_headers: 128, max_bytes: 64 * 1024 };
 
 /// Informational (1xx) responses before the final one: bytes at once, and bytes per second after that. Each response
 /// counts as at least [`MIN_INFORMATIONAL_COST`] bytes.

@@ -251,6 +251,8 @@ fn pages_of_listed_origins_may_read_responses_and_rejections() {
         let rejection = client.send(line, &[("origin", app.1)], b"");
         let allowed = rejection.headers.get("access-control-allow-origin").and_then(|value| value.to_str().ok());
         assert_eq!((rejection.status, allowed), (status, Some(app.1)), "{line}");
+        let rejection = send(&gateway, line, &[app], b"");
+        assert_eq!((rejection.status, rejection.header("access-control-allow-origin")), (status, app.1), "{line}");
     }
     let rejection = client.send("GET /timbr/api/get_token", &[("origin", app.1)], b"");
     assert!(!rejection.headers.contains_key("vary"), "it belongs to no route");

@@ -11,8 +11,6 @@ pub struct HeadLimits {
     pub max_headers: usize,
     /// Maximum number of bytes, including the request line and line ends.
     pub max_bytes: usize,
-    /// Maximum number of bytes of the target.
-    pub max_target: usize,
 }
 
 /// Why a head is rejected. The connection cannot continue, because the start of the next request is unknown.
@@ -27,7 +25,7 @@ pub enum HeadError {
     /// It exceeds [`HeadLimits::max_headers`].
     #[error("the request has too many headers")]
     TooManyHeaders,
-    /// It exceeds [`HeadLimits::max_target`].
+    /// Its first line exceeds [`HeadLimits::max_bytes`], or the target is longer than any limit allows.
     #[error("the request target is too long")]
     TargetTooLong,
 }
@@ -62,7 +60,7 @@ impl HeadScanner {
                 return Err(HeadError::Malformed("a line ends without a carriage return"));
             }
             if at >= limits.max_bytes {
-                return Err(HeadError::TooLarge);
+                return Err(self.too_large());
             }
             if at >= 3 && bytes[at - 2] == b'\n' {
                 return Ok(Some(at + 1));
@@ -73,14 +71,14 @@ impl HeadScanner {
             self.lines += 1;
         }
         self.scanned = bytes.len();
-        // 20 bytes are enough for the longest supported method, the version and the spaces between.
-        if self.lines == 0 && bytes.len() > limits.max_target + 20 {
-            return Err(HeadError::TargetTooLong);
-        }
         if bytes.len() >= limits.max_bytes {
-            return Err(HeadError::TooLarge);
+            return Err(self.too_large());
         }
         Ok(None)
+    }
+
+    fn too_large(&self) -> HeadError {
+        if self.lines == 0 { HeadError::TargetTooLong } else { HeadError::TooLarge }
     }
 }
 

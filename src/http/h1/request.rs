@@ -23,6 +23,9 @@ pub struct RequestHead {
     pub expects_continue: bool,
 }
 
+/// Maximum length of a target that [`Uri`] can hold.
+const MAX_TARGET: usize = 65_534;
+
 /// Up to this number of headers is parsed without a heap allocation.
 const STACK_HEADERS: usize = 32;
 
@@ -74,7 +77,8 @@ impl ParsedRequest {
             return Err(BROKEN);
         }
         let target = parsed.path.ok_or(BROKEN)?;
-        if target.len() > limits.max_target {
+        // The gateway compares it with `limits.uri`, as over HTTP/2, once it knows the route.
+        if target.len() > MAX_TARGET {
             return Err(HeadError::TargetTooLong);
         }
         if parsed.headers.len() > limits.max_headers {
@@ -151,7 +155,7 @@ mod tests {
     use super::*;
     use crate::http::h1::head::HeadScanner;
 
-    const LIMITS: HeadLimits = HeadLimits { max_headers: 100, max_bytes: 32 * 1024, max_target: 8 * 1024 };
+    const LIMITS: HeadLimits = HeadLimits { max_headers: 100, max_bytes: 32 * 1024 };
 
     fn head(text: &[u8]) -> Result<RequestHead, HeadError> {
         match HeadScanner::default().find_end(text, &LIMITS)? {
@@ -269,10 +273,14 @@ mod tests {
     #[test]
     fn heads_are_bounded_while_they_arrive() {
         let mut scanner = HeadScanner::default();
-        let long = vec![b'a'; LIMITS.max_target + 21];
+        let long = vec![b'a'; LIMITS.max_bytes];
+        assert_eq!(scanner.find_end(&long[1..], &LIMITS), Ok(None));
         assert_eq!(scanner.find_end(&long, &LIMITS), Err(HeadError::TargetTooLong));
-        let text = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(LIMITS.max_target));
+        let text = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(LIMITS.max_bytes));
         assert_eq!(head(text.as_bytes()).expect_err("too long"), HeadError::TargetTooLong);
+        let wide = HeadLimits { max_bytes: 256 * 1024, ..LIMITS };
+        let text = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "a".repeat(MAX_TARGET));
+        assert_eq!(parse_request(text.into_bytes(), &wide).expect_err("too long"), HeadError::TargetTooLong);
         let text = format!("GET / HTTP/1.1\r\nHost: h\r\nX: {}", "a".repeat(LIMITS.max_bytes));
         assert_eq!(head(text.as_bytes()).expect_err("too large"), HeadError::TooLarge);
         assert!(with(&"a: b\r\n".repeat(99)).is_ok());
