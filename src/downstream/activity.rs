@@ -38,6 +38,8 @@ pub struct Activity {
     is_established: Cell<bool>,
     is_multiplexed: Cell<bool>,
     pub(super) write_blocked_since: Cell<Option<Instant>>,
+    /// The blocked write must be tried again.
+    must_retry_write: Cell<bool>,
     /// Of the socket, for the requests in flight.
     pub(super) reading: Cell<ReadDebt>,
     must_linger: Cell<bool>,
@@ -56,6 +58,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Maximum time to close for a connection that still makes progress.
 const MAX_CLOSE_DURATION: Duration = Duration::from_secs(15);
+
+/// A blocked write is tried again after this share of `timeouts.write`, until the socket is full. From then on, what
+/// the socket accepts is what its client has read.
+const WRITE_RETRY_SHARE: u32 = 8;
 
 /// Idle time after which a connection releases its memory. Requests that follow each other sooner reuse it.
 const QUIESCENT_AFTER: Duration = Duration::from_millis(500);
@@ -79,6 +85,7 @@ impl Activity {
             is_established: Cell::new(false),
             is_multiplexed: Cell::new(false),
             write_blocked_since: Cell::new(None),
+            must_retry_write: Cell::new(false),
             reading: Cell::default(),
             must_linger: Cell::new(false),
             must_reset: Cell::new(false),
@@ -115,6 +122,24 @@ impl Activity {
         } else if self.write_blocked_since.get().is_none() {
             self.write_blocked_since.set(Some(Instant::now()));
         }
+    }
+
+    /// Has a write tried again that has been blocked for a while.
+    pub(super) fn retry_blocked_write(&self, now: Instant, limit: Duration) {
+        if self.write_blocked_since.get().is_some_and(|since| now.duration_since(since) >= limit / WRITE_RETRY_SHARE) {
+            self.must_retry_write.set(true);
+            self.wake();
+        }
+    }
+
+    /// Returns whether a blocked write must be tried again, whatever the event loop has reported.
+    pub fn must_retry_write(&self) -> bool {
+        self.must_retry_write.get()
+    }
+
+    /// Records that the socket accepts nothing more.
+    pub fn end_write_retry(&self) {
+        self.must_retry_write.set(false);
     }
 
     /// Records that the socket has accepted this number of bytes.

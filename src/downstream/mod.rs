@@ -46,7 +46,7 @@ use crate::tls::{ServerTls, TlsSnapshot};
 
 use activity::Activity;
 use reaper::Registration;
-use socket::{ClientSocket, ClientTlsStream, TlsTransport};
+use socket::{ClientSocket, ClientTlsStream, ClientTransport};
 use watched_io::WatchedIo;
 
 /// Maximum bytes of a rejected request's body that are read and discarded. HTTP/1 can then keep the connection open, and
@@ -137,7 +137,10 @@ pub fn serve(
         let Some(client) = client else { return };
         let activity = &registration.activity;
         let connection: BoxFuture<'_> = match &service.tls {
-            None => service.serve_http1(stream, Rc::new(Peer::new(client, false)), activity),
+            None => {
+                let socket = ClientTransport::new(stream, Rc::clone(activity));
+                service.serve_http1(socket, Rc::new(Peer::new(client, false)), activity)
+            }
             Some(tls) => match Box::pin(service.accept_tls(&tls.current(), stream, client, activity)).await {
                 Err(TlsRejection::Failed(error)) => {
                     return service.record_failed_handshake(address, &error, handshake_failure::classify(&error));
@@ -206,7 +209,7 @@ impl Service {
         tls: &TlsSnapshot,
         stream: TcpStream,
         client: IpAddr,
-        activity: &Activity,
+        activity: &Rc<Activity>,
     ) -> Result<(Box<ClientTlsStream>, Rc<Peer>), TlsRejection> {
         let begun = Instant::now();
         let limit = self.serving.get().config.timeouts.handshake;
@@ -216,7 +219,7 @@ impl Service {
         if received > 0 && first[0].is_ascii_uppercase() {
             return Err(TlsRejection::PlainHttp(stream));
         }
-        let handshake = tls.acceptor().accept(TlsTransport(stream));
+        let handshake = tls.acceptor().accept(ClientTransport::new(stream, Rc::clone(activity)));
         let mut stream = Box::new(with_timeout(handshake, limit.saturating_sub(begun.elapsed()), activity).await?);
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         if is_http2 {
@@ -274,7 +277,7 @@ impl Service {
     ///
     /// SECURITY: the request is not processed, although it may have a valid key: it would be accepted without encryption.
     async fn reject_plain_http(&self, io: TcpStream, address: SocketAddr, activity: &Rc<Activity>) -> Option<String> {
-        let io = WatchedIo::new(io, Rc::clone(activity));
+        let io = WatchedIo::new(ClientTransport::new(io, Rc::clone(activity)), Rc::clone(activity));
         let peer = Rc::new(Peer::new(address.ip().to_canonical(), false));
         activity.record_handshake();
         let kind = HandshakeFailure::PlainHttp;

@@ -110,6 +110,7 @@ impl Reaper {
         }
         self.for_each(|activity| {
             activity.update_read_debts(self.min_read_rate.get());
+            activity.retry_blocked_write(now, timeouts.write);
             activity.abort_blocked_responses(now, timeouts.write);
             if let Some((mode, cause)) = activity.check_timeouts(now, &timeouts) {
                 if let Some(cause) = cause {

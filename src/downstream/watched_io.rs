@@ -94,7 +94,14 @@ impl<I: ClientSocket> WatchedIo<I> {
     pub fn poll_drain_pipe(&mut self, cx: &mut Context<'_>, pipe: &mut SplicePipe) -> Poll<io::Result<()>> {
         while !pipe.is_empty() {
             let socket = self.io.plain_tcp().ok_or(io::ErrorKind::Unsupported)?;
-            match ready!(self.track_blocking(pipe.poll_drain(cx, socket)))? {
+            let mut drained = pipe.poll_drain(cx, socket);
+            if drained.is_pending() && self.activity.must_retry_write() {
+                drained = pipe.drain_unready(socket);
+                if drained.is_pending() {
+                    self.activity.end_write_retry();
+                }
+            }
+            match ready!(self.track_blocking(drained))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => self.activity.record_written(written),
             }

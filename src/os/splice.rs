@@ -95,21 +95,31 @@ impl SplicePipe {
 
     /// Moves bytes from the pipe into a socket, as many as the socket accepts. Returns their number.
     pub fn poll_drain(&mut self, cx: &mut Context<'_>, socket: &TcpStream) -> Poll<io::Result<usize>> {
-        let PipeState::Open(PipeEnds { reader, .. }) = &self.state else { return Poll::Ready(Ok(0)) };
         loop {
             ready!(socket.poll_write_ready(cx))?;
-            let written = socket.try_io(Interest::WRITABLE, || {
-                Ok(splice(reader, None, socket, None, self.buffered, SpliceFlags::NONBLOCK)?)
-            });
-            match written {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(error)),
-                Ok(written) => {
-                    self.buffered -= written;
-                    return Poll::Ready(Ok(written));
-                }
+            match socket.try_io(Interest::WRITABLE, || self.drain(socket)) {
+                Err(error) if is_transient(&error) => {}
+                drained => return Poll::Ready(drained),
             }
         }
     }
+
+    /// Tries the same once, whatever the event loop has reported about the socket.
+    pub fn drain_unready(&mut self, socket: &TcpStream) -> Poll<io::Result<usize>> {
+        match self.drain(socket) {
+            Err(error) if is_transient(&error) => Poll::Pending,
+            drained => Poll::Ready(drained),
+        }
+    }
+
+    fn drain(&mut self, socket: &TcpStream) -> io::Result<usize> {
+        let PipeState::Open(PipeEnds { reader, .. }) = &self.state else { return Ok(0) };
+        let written = splice(reader, None, socket, None, self.buffered, SpliceFlags::NONBLOCK)?;
+        self.buffered -= written;
+        Ok(written)
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -123,6 +123,44 @@ fn a_response_that_is_read_too_slowly_is_aborted() {
     wait_until("the request has ended", || gateway.metric("timbr_gateway_requests_in_flight") == 0.0);
 }
 
+/// The event loop reports that a socket accepts data when a third of its buffer is free: here, after about 5 seconds.
+#[test]
+fn a_client_that_reads_slowly_and_steadily_is_not_aborted() {
+    const SIZE: usize = 20_000_000;
+    let upstream = Upstream::with_behaviour(|seen, stream| {
+        let head = match seen.line.contains("/chunked") {
+            true => format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{SIZE:x}\r\n"),
+            false => format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n"),
+        };
+        crate::support::upstream::write(stream, head.as_bytes());
+        crate::support::upstream::write(stream, &vec![b'x'; SIZE])
+    });
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[("TIMEOUTS_WRITE", "2s")]);
+    // About 300 KB a second.
+    let read = |mut stream: Box<dyn ReadWrite>, path: &str| {
+        let request = format!("GET /timbr/api/{path} HTTP/1.1\r\nHost: localhost\r\nx-api-key: {token}\r\n");
+        stream.write_all(format!("{request}Content-Type: application/json\r\n\r\n").as_bytes()).expect("sent");
+        let (start, mut some) = (Instant::now(), vec![0; 8 * 1024]);
+        while start.elapsed() < Duration::from_secs(6) {
+            let read = stream.read(&mut some);
+            assert!(matches!(read, Ok(1..)), "{path} after {:?}: {read:?}", start.elapsed());
+            std::thread::sleep(Duration::from_millis(25));
+        }
+    };
+    let plain = || Box::new(TcpStream::connect(gateway.http()).expect("connected"));
+    let tls = || Box::new(tls_stream(gateway.https(), gateway.certificate_pem(), &[]));
+    std::thread::scope(|scope| {
+        for path in ["length", "chunked"] {
+            scope.spawn(move || read(plain(), path));
+        }
+        scope.spawn(|| read(tls(), "tls"));
+    });
+}
+
+trait ReadWrite: Read + Write {}
+
+impl<S: Read + Write> ReadWrite for S {}
+
 #[test]
 fn an_incomplete_handshake_times_out() {
     let gateway = Gateway::start(Upstream::start().address(), &[("TIMEOUTS_HANDSHAKE", "300ms")]);

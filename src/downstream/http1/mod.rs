@@ -362,10 +362,8 @@ fn rejection_for(error: HeadError) -> Rejection {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpStream;
-
     use super::*;
-    use crate::downstream::socket::ClientTlsStream;
+    use crate::downstream::socket::{ClientTlsStream, ClientTransport};
 
     fn future_size<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
         size_of::<F>()
@@ -377,9 +375,9 @@ mod tests {
     fn an_idle_connection_holds_little() {
         let sizes = [
             ("the task", future_size(crate::downstream::serve), 256 - 104),
-            ("the connection", future_size(serve::<TcpStream>), 320),
+            ("the connection", future_size(serve::<ClientTransport>), 320),
             ("the connection over TLS", future_size(serve::<Box<ClientTlsStream>>), 320),
-            ("the socket and its buffers", size_of::<RefCell<Wire<TcpStream>>>(), 192 - 16),
+            ("the socket and its buffers", size_of::<RefCell<Wire<ClientTransport>>>(), 192 - 16),
             ("the activity", size_of::<Activity>(), 224 - 16),
             ("the peer", size_of::<Peer>(), 128 - 16),
         ];
