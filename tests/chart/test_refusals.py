@@ -67,6 +67,8 @@ SENTENCES = [
     ("two certificates", [("tls.existingSecret", "tls"), ("tls.certManager", {"enabled": True, "issuerRef": {"name": "a"}, "dnsNames": ["b"]})], "exclude each other"),
     ("no issuer", [("tls.certManager", {"enabled": True, "dnsNames": ["b"]})], "issuerRef.name is missing"),
     ("no names", [("tls.certManager", {"enabled": True, "issuerRef": {"name": "a"}})], "dnsNames is empty"),
+    ("certificates of clients without an authority", [("config.tls", {"client_auth": "required"})], "name its Secret in authorities.clients.existingSecret"),
+    ("an authority of clients for nothing", [("authorities.clients.existingSecret", "ca")], "has no effect without config.tls.client_auth"),
     ("an authority twice", [("authorities.ldap", {"existingSecret": "a", "existingConfigMap": "b"})], "has a Secret and a ConfigMap"),
     ("an Ingress to nowhere", [("ingress.enabled", True)], "ingress.hosts is empty"),
     ("hosts as other charts write them", [("ingress", {"enabled": True, "hosts": [{"host": "t.example.com", "paths": ["/"]}]})], "write hosts: [t.example.com], and one path"),
@@ -143,3 +145,12 @@ def test_the_backend_of_a_sidecar_may_listen_on_a_unix_socket():
 @pytest.mark.parametrize("helm", HELMS)
 def test_the_values_that_the_cases_begin_with_are_good(helm):
     run(HELMS[helm], "template", "release", CHART, "--values", "-", input=yaml.safe_dump(GOOD))
+
+
+# A heading whose lines are all comments is null, for which helm removes the default.
+@pytest.mark.parametrize("helm", HELMS)
+@pytest.mark.parametrize("key", [key for key, value in yaml.safe_load((CHART / "values.yaml").read_text()).items() if isinstance(value, (dict, list))])
+def test_an_empty_heading_works_or_is_refused_by_name(key, helm):
+    values = yaml.safe_dump({**GOOD, key: None})
+    done = run(HELMS[helm], "template", "release", CHART, "--values", "-", input=values, check=False)
+    assert done.returncode == 0 or "schema" in done.stderr and key in done.stderr, done.stderr

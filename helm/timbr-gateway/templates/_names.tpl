@@ -36,7 +36,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   "app.kubernetes.io/part-of" "timbr"
   "app.kubernetes.io/managed-by" .Release.Service -}}
 {{- $selector := include "timbr-gateway.selectorLabels" . | fromYaml -}}
-{{- merge $selector $labels .Values.commonLabels | toYaml -}}
+{{- merge $selector $labels (.Values.commonLabels | default dict) | toYaml -}}
 {{- end }}
 
 {{/*
@@ -50,7 +50,7 @@ name: {{ include "timbr-gateway.fullname" $root }}{{ index . 1 }}
 namespace: {{ if gt (len .) 4 }}{{ default (include "timbr-gateway.namespace" $root) (index . 4) }}{{ else }}{{ include "timbr-gateway.namespace" $root }}{{ end }}
 labels:
   {{- merge $labels (index . 2 | default dict) | toYaml | nindent 2 }}
-{{- with merge (dict) (index . 3 | default dict) $root.Values.commonAnnotations }}
+{{- with merge (dict) (index . 3 | default dict) ($root.Values.commonAnnotations | default dict) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -77,7 +77,7 @@ annotations:
 {{- end }}
 
 {{- define "timbr-gateway.imagePullSecrets" -}}
-{{- with concat ((.Values.global).imagePullSecrets | default list) .Values.imagePullSecrets -}}
+{{- with concat ((.Values.global).imagePullSecrets | default list) (.Values.imagePullSecrets | default list) -}}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}

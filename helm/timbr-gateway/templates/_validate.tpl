@@ -181,6 +181,14 @@
 {{- if and (not $listeners.https.enabled) (or $tls.existingSecret $tls.certManager.enabled $tls.additionalSecrets .Values.authorities.clients.existingSecret .Values.authorities.clients.existingConfigMap) -}}
 {{- $problems = append $problems "tls and authorities.clients have no effect without listeners.https.enabled" -}}
 {{- end -}}
+{{- $auth := (.Values.config.tls).client_auth | default "off" -}}
+{{- $clients := or .Values.authorities.clients.existingSecret .Values.authorities.clients.existingConfigMap (.Values.config.tls).client_ca_file -}}
+{{- if and (ne $auth "off") (not $clients) -}}
+{{- $problems = append $problems (printf "config.tls.client_auth is %s, but no authority signs the certificates of clients: name its Secret in authorities.clients.existingSecret, or its ConfigMap in authorities.clients.existingConfigMap" $auth) -}}
+{{- end -}}
+{{- if and $clients (eq $auth "off") $listeners.https.enabled -}}
+{{- $problems = append $problems "authorities.clients has no effect without config.tls.client_auth: set it to optional or required" -}}
+{{- end -}}
 {{- if and $tls.existingSecret $tls.certManager.enabled -}}
 {{- $problems = append $problems "tls.existingSecret and tls.certManager.enabled exclude each other: to choose the Secret that cert-manager writes, set tls.certManager.secretName" -}}
 {{- end -}}
