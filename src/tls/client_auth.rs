@@ -26,6 +26,16 @@ pub fn client_verifier(roots: RootCertStore, auth: &ClientAuth) -> Result<Arc<dy
     builder.build().map_err(setup_error)
 }
 
+/// The names of the subject and the issuer of a certificate that a different one has issued, and not as an authority.
+///
+/// SECURITY: webpki does not check whether a trust anchor may issue certificates. Such an anchor never matches its own
+/// certificate, but the holder of its key could issue certificates for all clients.
+pub fn leaf_names(der: &CertificateDer<'_>) -> Option<(String, String)> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let is_leaf = !certificate.is_ca() && certificate.subject() != certificate.issuer();
+    is_leaf.then(|| (certificate.subject().to_string(), certificate.issuer().to_string()))
+}
+
 /// A certificate that was verified at the handshake is not valid now.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientCertificateError {
@@ -71,7 +81,9 @@ pub fn fingerprint(der: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType, date_time_ymd};
+    use rcgen::{
+        BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+    };
     use std::time::Duration;
 
     fn client(common: Option<&str>, names: Vec<SanType>) -> CertificateDer<'static> {
@@ -107,6 +119,27 @@ mod tests {
             assert!(name.starts_with("sha256:") && name.len() == 7 + 64, "{name}");
         }
         assert!(named(None, Vec::new()).starts_with("sha256:"));
+    }
+
+    #[test]
+    fn only_issued_certificates_without_the_right_to_issue_are_leaves() {
+        let key = KeyPair::generate().expect("a key");
+        let params = |name: &str, is_ca: IsCa| {
+            let mut params = CertificateParams::new(Vec::new()).expect("valid");
+            params.distinguished_name = DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.is_ca = is_ca;
+            params
+        };
+        let authority = || IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = Issuer::new(params("root", authority()), &key);
+        let issued = |is_ca| params("one", is_ca).signed_by(&key, &root).expect("signed").der().clone();
+        let names = |subject: &str, issuer: &str| Some((subject.to_owned(), issuer.to_owned()));
+        assert_eq!(leaf_names(&issued(IsCa::NoCa)), names("CN=one", "CN=root"));
+        assert_eq!(leaf_names(&issued(IsCa::ExplicitNoCa)), names("CN=one", "CN=root"));
+        assert_eq!(leaf_names(&issued(authority())), None);
+        // A client's own certificate works as its authority.
+        assert_eq!(leaf_names(&client(Some("a"), Vec::new())), None);
     }
 
     #[test]

@@ -61,6 +61,21 @@ pub enum TlsError {
         /// The error of rustls.
         reason: rustls::Error,
     },
+    /// A certificate among the authorities that does not belong to one.
+    #[error(
+        "{} contains the certificate of {subject}, which may not issue certificates for clients; replace it by that of its \
+         issuer, {issuer}", path.display()
+    )]
+    NotAnAuthority {
+        /// The option that names the file.
+        option: &'static str,
+        /// The path of the file.
+        path: PathBuf,
+        /// The name in the certificate.
+        subject: String,
+        /// The name of its issuer.
+        issuer: String,
+    },
     /// The certificate is valid for rustls, but its fields cannot be parsed.
     #[error("{} contains a certificate that cannot be parsed: {reason}", path.display())]
     Certificate {
@@ -103,7 +118,7 @@ impl TlsError {
                 option
             }
             TlsError::Pair { files, .. } => files.options[1],
-            TlsError::Anchor { option, .. } => option,
+            TlsError::Anchor { option, .. } | TlsError::NotAnAuthority { option, .. } => option,
             TlsError::NoSystemRoots(_) => UPSTREAM.ca_file.key,
             TlsError::ServerName(_) => UPSTREAM.server_name.key,
             TlsError::Setup(_) => "tls",

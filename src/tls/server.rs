@@ -245,6 +245,9 @@ fn load_authorities(options: &TlsOptions) -> Result<Vec<CertificateDer<'static>>
     let Some(auth) = &options.client_auth else { return Ok(Vec::new()) };
     let authorities = load_chain(&auth.ca_file, CLIENT_CA)?;
     trust_anchors(&authorities, auth)?;
+    if let Some((subject, issuer)) = authorities.iter().find_map(client_auth::leaf_names) {
+        return Err(TlsError::NotAnAuthority { option: CLIENT_CA, path: auth.ca_file.clone(), subject, issuer });
+    }
     Ok(authorities)
 }
 
