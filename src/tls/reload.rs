@@ -79,14 +79,26 @@ impl TlsReloader {
 
     /// Activates the validated configuration.
     pub fn apply(&mut self, PreparedTls { options, self_signed, snapshot }: PreparedTls) {
-        let is_new = options != self.options || snapshot.authorities != self.current.borrow().authorities;
+        let has_new_options = options != self.options;
         self.self_signed = self_signed.or(self.self_signed.take());
         self.options = options;
-        self.current.send_replace(snapshot);
         self.watch.reset();
-        if is_new {
+        // Files may have changed since `reload_if_changed` has read them.
+        if !self.activate(snapshot) && has_new_options {
             self.log_certificates();
         }
+    }
+
+    /// Returns whether certificates, authorities or ticket keys differ from the active ones; then they are logged.
+    fn activate(&mut self, snapshot: Arc<TlsSnapshot>) -> bool {
+        let previous = self.current.send_replace(Arc::clone(&snapshot));
+        let client_authorities = snapshot.authorities != previous.authorities;
+        let is_changed = client_authorities || !snapshot.has_same_certificates(&previous);
+        if is_changed {
+            info!(client_authorities, "reloaded changed certificate files");
+            self.log_certificates();
+        }
+        is_changed
     }
 
     /// Whether the last attempt to use the files failed.
@@ -177,16 +189,12 @@ impl TlsReloader {
 
     /// Activates `material`, unless it is active already. Returns whether it changed anything.
     fn apply_material(&mut self, material: TlsMaterial) -> Result<bool, TlsError> {
-        let same_authorities = material.authorities == self.current.borrow().authorities;
-        if same_authorities && material.has_same_certificates(&self.current.borrow()) {
-            debug!("the certificate files were reloaded without changes");
-            return Ok(false);
-        }
         let snapshot = self.build(material, &self.options)?;
-        self.current.send_replace(snapshot);
-        info!(client_authorities = !same_authorities, "reloaded changed certificate files");
-        self.log_certificates();
-        Ok(true)
+        let is_changed = self.activate(snapshot);
+        if !is_changed {
+            debug!("the certificate files were reloaded without changes");
+        }
+        Ok(is_changed)
     }
 }
 
@@ -247,6 +255,32 @@ mod tests {
         setup.reloader.reload_if_changed();
         assert_eq!(setup.name(), "two.test");
         assert!(Arc::ptr_eq(&before, &setup.tls.current().resumption.ticketer()));
+    }
+
+    #[test]
+    fn changes_are_recognized_whoever_has_read_the_files() {
+        let mut setup = ReloadSetup::new();
+        let prepare =
+            |setup: &ReloadSetup| setup.reloader.prepare(setup.reloader.options.clone(), None).expect("valid");
+        let unchanged = prepare(&setup);
+        write_pair(&setup.files, "two.test");
+        let changed = prepare(&setup);
+        assert!(!setup.reloader.activate(unchanged.snapshot));
+        assert!(setup.reloader.activate(changed.snapshot), "so it is logged");
+        assert_eq!(setup.name(), "two.test");
+    }
+
+    #[test]
+    fn an_issued_certificate_is_not_an_authority() {
+        let setup = ReloadSetup::new();
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let issuer = rcgen::Issuer::new(rcgen::CertificateParams::default(), &key);
+        let mut params = rcgen::CertificateParams::new(vec!["client.test".to_owned()]).expect("valid");
+        params.distinguished_name.push(rcgen::DnType::CommonName, "client");
+        std::fs::write(&setup.ca.chain, params.signed_by(&key, &issuer).expect("signed").pem()).expect("written");
+        let error = setup.reloader.prepare(setup.reloader.options.clone(), None).err().expect("a leaf");
+        assert!(error.to_string().contains("ca.crt contains the certificate of CN=client"), "{error}");
+        assert_eq!(error.option(), "tls.client_ca_file");
     }
 
     #[test]
@@ -325,5 +359,25 @@ mod tests {
         write("two.test", 2021);
         setup.reloader.reload_if_changed();
         assert!(!setup.reloader.is_failing());
+    }
+
+    #[test]
+    fn an_active_certificate_that_has_expired_does_not_prevent_a_reload() {
+        let mut setup = ReloadSetup::new();
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(vec!["two.test".to_owned()]).expect("valid");
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        std::fs::write(&setup.files.chain, params.self_signed(&key).expect("signed").pem()).expect("written");
+        std::fs::write(&setup.files.key, key.serialize_pem()).expect("written");
+        write_pair(&setup.ca, "two.test");
+        // The valid one for the same name comes first.
+        let certificates = vec![setup.ca.clone(), setup.files.clone()];
+        let options = TlsOptions { certificates, client_auth: None, ..TlsOptions::default() };
+        setup.reloader = TlsReloader::start(options.clone(), None).expect("valid").0;
+        assert!(setup.reloader.prepare(options.clone(), None).is_ok());
+        // A different one that has expired is an error.
+        params.serial_number = Some(7.into());
+        std::fs::write(&setup.files.chain, params.self_signed(&key).expect("signed").pem()).expect("written");
+        assert!(setup.reloader.prepare(options, None).is_err());
     }
 }

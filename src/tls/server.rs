@@ -86,6 +86,13 @@ impl TlsSnapshot {
         self.certificates().iter().map(|certificate| certificate.status(now)).collect()
     }
 
+    /// Whether `other` has the same certificates and ticket keys. A certificate determines its key, so keys of
+    /// certificates are not compared.
+    pub(super) fn has_same_certificates(&self, other: &TlsSnapshot) -> bool {
+        let chains = |one: &TlsSnapshot| one.certificates().iter().map(|one| one.chain().to_vec()).collect::<Vec<_>>();
+        chains(self) == chains(other) && self.ticket_keys == other.ticket_keys
+    }
+
     /// The certificates of the gateway, the default first.
     pub(super) fn certificates(&self) -> &[Certificate] {
         self.certificates.all()
@@ -158,25 +165,21 @@ impl TlsMaterial {
         (TlsMaterial { certificates, authorities, ticket_keys }, errors)
     }
 
-    /// An error if one of the certificates has expired, and would replace one that is still valid.
+    /// An error if one of the certificates has expired, and would replace one that is still valid. One that is active
+    /// already replaces nothing: it must not prevent a reload of other options.
     pub fn keep_valid_certificates(
         &self,
         options: &TlsOptions,
         current: &TlsSnapshot,
         now: SystemTime,
     ) -> Result<(), TlsError> {
-        let mut pairs = self.certificates.iter().zip(&options.certificates);
+        let active = current.certificates();
+        let is_new = |new: &Certificate| active.iter().all(|active| active.chain() != new.chain());
+        let mut pairs = self.certificates.iter().zip(&options.certificates).filter(|(new, _)| is_new(new));
         pairs.try_for_each(|(new, files)| {
-            let replaced = current.certificates().iter().find(|active| new.names.shares_a_name(&active.names));
+            let replaced = active.iter().find(|active| new.names.shares_a_name(&active.names));
             replaced.map_or(Ok(()), |active| keep_valid_certificate(new, active, files, now))
         })
-    }
-
-    /// Whether `current` has the same certificates and ticket keys. A certificate determines its key, so keys of
-    /// certificates are not compared.
-    pub fn has_same_certificates(&self, current: &TlsSnapshot) -> bool {
-        let chains = |all: &[Certificate]| all.iter().map(|one| one.chain().to_vec()).collect::<Vec<_>>();
-        chains(&self.certificates) == chains(current.certificates()) && self.ticket_keys == current.ticket_keys
     }
 
     /// Builds the configuration: TLS 1.3 and, unless it is disabled, 1.2, with the suites of the provider, all of them
