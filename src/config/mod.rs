@@ -164,6 +164,9 @@ pub fn load(sources: &Sources) -> Result<(Config, Settings), Vec<Problem>> {
     settings.file_hashes = changes::hash_files(&settings);
     match validate::config(&settings, &mut problems) {
         Some(config) if problems.is_empty() => Ok((config, settings)),
-        _ => Err(problems),
+        _ => {
+            settings.add_origins(&mut problems);
+            Err(problems)
+        }
     }
 }

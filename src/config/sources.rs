@@ -99,6 +99,19 @@ pub struct Settings {
     pub(super) file_hashes: FileHashes,
 }
 
+impl Settings {
+    /// Adds the source of the value to the problems of options that are not set in the file.
+    pub(super) fn add_origins(&self, problems: &mut [Problem]) {
+        for problem in problems {
+            let key = problem.subject.split('[').next().unwrap_or_default();
+            let origin = self.values.get(key).map(|setting| &setting.origin);
+            if let Some(origin @ (ValueOrigin::Flag(_) | ValueOrigin::Variable(_))) = origin {
+                problem.message.push_str(&format!(" ({origin})"));
+            }
+        }
+    }
+}
+
 /// The values of one source, by key.
 type Values = BTreeMap<String, Setting>;
 
@@ -191,7 +204,12 @@ fn setting(
                 return read_secret(file, option, problems);
             }
             (Some(setting), Some(file)) => {
-                let message = format!("{} and {} both set it; keep one of them", setting.origin, file.origin);
+                let message = match &setting.origin {
+                    ValueOrigin::File(path) => {
+                        format!("{} has both {} and {twin}; keep one of them", path.display(), option.key)
+                    }
+                    origin => format!("{origin} and {} both set it; keep one of them", file.origin),
+                };
                 problems.push(Problem::new(option.key, message));
                 return None;
             }
@@ -504,6 +522,9 @@ mod tests {
 
         let (_, problems) = merged(&[], &[("API_AUTH_SALT_FILE", path), ("API_AUTH_SALT", "x")], "");
         assert!(problems[0].to_string().contains("keep one of them"), "{problems:?}");
+        let (_, problems) = merged(&[], &[], "api_auth_salt: x\napi_auth_salt_file: y\n");
+        let expected = "gateway.yaml has both api_auth_salt and api_auth_salt_file; keep one of them";
+        assert!(problems[0].message.ends_with(expected), "{problems:?}");
         let (_, problems) = merged(&[], &[("API_AUTH_SALT_FILE", "/nonexistent")], "");
         assert!(problems[0].to_string().contains("named by variable API_AUTH_SALT_FILE"), "{problems:?}");
         assert!(!problems[0].to_string().contains("/nonexistent"), "{problems:?}");
@@ -515,6 +536,24 @@ mod tests {
             problems.iter().any(|one| one.to_string() == "tokns: unknown section; did you mean tokens?"),
             "{problems:?}"
         );
+    }
+
+    #[test]
+    fn problems_name_the_flag_or_the_variable_of_the_value() {
+        let env = [("TIMBR_GATEWAY_TOKENS_TTL", "soon"), ("TIMBR_GATEWAY_UPSTREAMS", "[]")];
+        let (settings, _) = merged(&[("log.level", "loud")], &env, "listen: {http: '8080'}\n");
+        let keys = ["tokens.ttl", "upstreams[0].url", "log.level", "listen.http", "drain.delay", "TIMBR_GATEWAY_X"];
+        let mut problems = keys.map(|key| Problem::new(key, "is wrong"));
+        settings.add_origins(&mut problems);
+        let expected = [
+            "tokens.ttl: is wrong (variable TIMBR_GATEWAY_TOKENS_TTL)",
+            "upstreams[0].url: is wrong (variable TIMBR_GATEWAY_UPSTREAMS)",
+            "log.level: is wrong (flag --log-level)",
+            "listen.http: is wrong",
+            "drain.delay: is wrong",
+            "TIMBR_GATEWAY_X: is wrong",
+        ];
+        assert_eq!(problems.map(|problem| problem.to_string()), expected);
     }
 
     #[test]
