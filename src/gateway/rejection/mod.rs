@@ -149,10 +149,14 @@ enum ResponseHeader<'a> {
 }
 
 impl ResponseHeader<'_> {
-    /// Rounded up: a client that retries earlier is rejected again.
     fn retry_after(wait: Duration) -> Self {
-        ResponseHeader::RetryAfter(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+        ResponseHeader::RetryAfter(seconds_until_retry(wait))
     }
+}
+
+/// Rounded up: a client that retries earlier is rejected again.
+fn seconds_until_retry(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 /// Data of the examples in the documents.
@@ -175,7 +179,7 @@ examples! {
     String => "…".to_owned();
     Arc<str> => "…".into();
     Duration => Duration::ZERO;
-    RuleExceeded => RuleExceeded { rule: "…".into(), retry_after: Duration::ZERO };
+    RuleExceeded => RuleExceeded { rule: "…".into(), retry_after: Duration::from_secs(1) };
 }
 
 /// A request that an operator has stopped.

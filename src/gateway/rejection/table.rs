@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use crate::admission::RuleExceeded;
 use crate::gateway::rejection::ResponseHeader::{self, Allow, Challenge, RetryAfter};
-use crate::gateway::rejection::{ExampleData, Fault, RejectionEntry, StoppedRequest};
+use crate::gateway::rejection::{ExampleData, Fault, RejectionEntry, StoppedRequest, seconds_until_retry};
 use crate::observability::phase::Phase;
 
 const API_KEY: ResponseHeader<'static> = Challenge("ApiKey realm=\"timbr\"");
@@ -162,7 +162,11 @@ rejections! {
         response_header: ResponseHeader::retry_after(exceeded.retry_after),
         rules: ["limits.rules"],
         detail: format!("the limit of rule {}", exceeded.rule),
-        message: "You send more requests than you may. Send fewer at a time, and wait as long as Retry-After says.",
+        // Many clients show their users the message, but not the header.
+        message: format!(
+            "You send more requests than you may. Send fewer at a time, and try again in {} s.",
+            seconds_until_retry(exceeded.retry_after)
+        ),
         remedy: "A rule of `limits.rules` limits the rate or the number of concurrent requests of this caller. The \
                  access line and `explain` name the rule.",
     }
@@ -558,8 +562,11 @@ rejections! {
         response_header: RetryAfter(wait.as_secs() + 1),
         rules: ["limits.failures_per_address", "limits.failures_per_user"],
         detail: format!("the next attempt is possible after {} s", wait.as_secs() + 1),
-        message: "Too many wrong keys, bearers or passwords were sent from your address. Wait as long as \
-                  `Retry-After` says; known keys keep working.",
+        message: format!(
+            "Too many wrong keys, bearers or passwords were sent from your address. Try again in {} s; known keys keep \
+             working.",
+            wait.as_secs() + 1
+        ),
         remedy: "Too many wrong keys, bearers or passwords from one address (`limits.failures_per_address`), or for \
                  one user (`limits.failures_per_user`). `Retry-After` says when the next attempt is possible. Known \
                  tokens and keys keep working; rejected attempts are not counted.",
@@ -573,8 +580,11 @@ rejections! {
         response_header: RetryAfter(wait.as_secs() + 1),
         rules: ["limits.tokens_per_address"],
         detail: format!("the next token is possible after {} s", wait.as_secs() + 1),
-        message: "Too many new tokens were requested from your address. Wait as long as `Retry-After` says, and use one \
-                  token for all requests of a user.",
+        message: format!(
+            "Too many new tokens were requested from your address. Try again in {} s, and use one token for all requests \
+             of a user.",
+            wait.as_secs() + 1
+        ),
         remedy: "More new tokens for one address than `limits.tokens_per_address`. A login that receives its existing \
                  token is not limited. Behind a proxy, set `trusted_proxies`, so that its clients do not share a limit.",
     }
