@@ -18,8 +18,11 @@ pub struct SelfSigned {
 /// Generates a certificate for `localhost`, the loopback addresses and these names.
 pub fn generate_self_signed(names: &[String]) -> Result<SelfSigned, TlsError> {
     let mut all = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-    all.extend(names.iter().filter(|name| !name.is_empty()).cloned());
-    all.dedup();
+    for name in names {
+        if !name.is_empty() && !all.contains(name) {
+            all.push(name.clone());
+        }
+    }
     let mut params = rcgen::CertificateParams::new(all).map_err(setup_error)?;
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(rcgen::DnType::CommonName, "timbr-gateway, self-signed");
@@ -36,4 +39,20 @@ pub fn generate_self_signed(names: &[String]) -> Result<SelfSigned, TlsError> {
 /// The name for a self-signed certificate of a listener at `address`; `None` for an unspecified address.
 pub fn certificate_name_for(address: IpAddr) -> Option<String> {
     (!address.is_unspecified()).then(|| address.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+
+    use super::*;
+    use crate::tls::certificates::alternative_names;
+
+    #[test]
+    fn a_name_is_in_the_certificate_once() {
+        let names = ["", "gateway.test", "127.0.0.1", "gateway.test"].map(str::to_owned);
+        let pair = generate_self_signed(&names).expect("generated");
+        let (_, certificate) = X509Certificate::from_der(&pair.certificate).expect("valid");
+        assert_eq!(alternative_names(&certificate).len(), 4, "and localhost, ::1");
+    }
 }

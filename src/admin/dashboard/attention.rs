@@ -226,7 +226,7 @@ fn stop_items(admin: &AdminContext) -> Vec<AttentionItem> {
     let item = |stop: &ActiveStop| {
         let (kind, name) = (stop.target.kind.as_str(), shell_word(stop.target.name()));
         let remedy = format!(
-            "Its requests get 503 `stopped_by_operator` with the text \"{}\". `timbr-gateway resume {kind} {name}` ends that.",
+            "`timbr-gateway resume {kind} {name}` ends that. Its requests get 503 `stopped_by_operator` with the text \"{}\"",
             stop.note.why
         );
         AttentionItem::warn(format!("Stopped by an operator: {}", stop.target), &remedy, None)

@@ -47,7 +47,8 @@ function showNoQueries(title, hint) {
   render($("queries-running"), emptyState(title, prose(hint)));
 }
 
-const statement = (query) => el("span", { class: query.text ? "mono break" : "mono nowrap", title: query.text || null }, query.text ? query.text.slice(0, 80) : [query.class, query.fingerprint].filter(Boolean).join(" "));
+const shortened = (text) => (text.length > 80 ? `${text.slice(0, 79)}…` : text);
+const statement = (query) => el("span", { class: query.text ? "mono break" : "mono nowrap", title: query.text || null }, query.text ? shortened(query.text) : [query.class, query.fingerprint].filter(Boolean).join(" "));
 
 function runningRow(query) {
   const status = { queued: "warn", running: "ok", abandoned: "bad" }[query.state];
