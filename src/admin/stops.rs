@@ -62,7 +62,7 @@ pub async fn stop(call: Call<'_>) -> CallResult {
     let duration = request.seconds.map(Duration::from_secs);
     if let Some(duration) = duration {
         if duration.is_zero() || duration > MAX_DENIAL {
-            return Err(AdminError::bad_request("\"seconds\" must be at least 1 and at most 30 days"));
+            return Err(AdminError::bad_request("\"seconds\" (--for) must be at least 1 s and at most 30 days"));
         }
         call.note(label!("stopped_for"), &humantime::format_duration(duration));
     }

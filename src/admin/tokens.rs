@@ -200,7 +200,9 @@ fn parse_revocation(body: &[u8], id_of: impl Fn(&[u8]) -> Option<TokenId>) -> Re
     let denial = match (request.deny_seconds.map(Duration::from_secs), subject_of(&revocation)) {
         (None, _) => None,
         (Some(_), _) if request.dry_run => return Err(FORM.to_owned()),
-        (Some(duration), _) if duration > MAX_DENIAL => return Err("deny_seconds is at most 30 days".to_owned()),
+        (Some(duration), _) if duration > MAX_DENIAL => {
+            return Err("deny_seconds (--deny-for) must be at most 30 days".to_owned());
+        }
         (Some(duration), Some(subject)) => Some((subject, duration)),
         (Some(_), None) => return Err(FORM.to_owned()),
     };

@@ -117,7 +117,8 @@ pub fn command() -> Command {
              1    failure, with a message on standard error\n  \
              2    invalid arguments\n  \
              3    serve: a thread or task of the gateway failed\n  \
-             4    tokens revoke: no token matches; queries cancel: no query matches; resume: not stopped\n  \
+             4    tokens revoke: no token matches; tokens allow: not denied; queries cancel: no query\n       \
+                  matches; resume: not stopped\n  \
              130  serve: aborted by a second signal\n\n\
              Output is colored on terminals, unless NO_COLOR is set.",
         )
