@@ -105,7 +105,7 @@ impl UpstreamClient {
             match self.exchange(&mut request, connection, &mut upload, now).await {
                 Ok(head) => return Ok(self.begin_response(head, request, upload)),
                 Err(error) => {
-                    let Some(retry) = decide_retry(&error, &upload) else {
+                    let Some(retry) = decide_retry(&error, &upload, now.elapsed()) else {
                         return Err(self.record_failure(error, request.in_flight()));
                     };
                     self.0.metrics.upstream_retries.inc();

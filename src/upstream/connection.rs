@@ -25,7 +25,7 @@ pub const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this time everything is acknowledged. If the backend is silent for longer, the user timeout must be off: with
 /// it, the kernel measures time instead of counting keep-alive probes, and a single lost probe would end the
 /// connection.
-const ACKNOWLEDGED_AFTER: Duration = Duration::from_secs(10);
+pub const ACKNOWLEDGED_AFTER: Duration = Duration::from_secs(10);
 
 pub struct UpstreamConnection {
     pub stream: UpstreamStream,

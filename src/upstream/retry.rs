@@ -4,10 +4,13 @@
 //! After a failed connection attempt nothing was sent, so the request is not retried but sent to a different endpoint:
 //! see `UpstreamClient::connect`. A request with a renewed key is sent again in `gateway/send.rs`.
 
+use std::time::Duration;
+
 use http::Method;
 
 use crate::http::h1::head::Framing;
 use crate::upstream::UpstreamError;
+use crate::upstream::connection::ACKNOWLEDGED_AFTER;
 use crate::upstream::exchange::Upload;
 
 /// How a request is sent again.
@@ -19,14 +22,16 @@ pub enum Retry {
     OnNewConnection,
 }
 
-/// Decides whether a request is sent again after this error on a reused connection. `None`: it is not.
+/// Decides whether a request is sent again after this error on a reused connection, `elapsed` after it was sent. `None`:
+/// it is not.
 ///
 /// A backend may close an idle connection at the moment at which a request is sent on it. Other errors, and any error
-/// on a new connection, have other causes, which a retry does not remove.
-pub fn decide_retry(error: &UpstreamError, upload: &Upload) -> Option<Retry> {
+/// on a new connection, have other causes, which a retry does not remove. A connection that is closed later was not
+/// idle: a proxy before the backend has given up on a long query, which still runs, or the query has ended the process.
+pub fn decide_retry(error: &UpstreamError, upload: &Upload, elapsed: Duration) -> Option<Retry> {
     match error {
         UpstreamError::Closed(_) if upload.is_unsent() => Some(Retry::OnAnyConnection),
-        UpstreamError::Closed(_) if upload.can_rewind() => Some(Retry::OnNewConnection),
+        UpstreamError::Closed(_) if upload.can_rewind() && elapsed < ACKNOWLEDGED_AFTER => Some(Retry::OnNewConnection),
         _ => None,
     }
 }
@@ -60,6 +65,10 @@ mod tests {
         upload
     }
 
+    fn decide(error: &UpstreamError, upload: &Upload) -> Option<Retry> {
+        decide_retry(error, upload, Duration::ZERO)
+    }
+
     fn closed() -> UpstreamError {
         UpstreamError::Closed(io::ErrorKind::UnexpectedEof.into())
     }
@@ -78,20 +87,29 @@ mod tests {
     #[test]
     fn an_unsent_request_is_retried_and_a_sent_one_once_if_it_is_repeatable() {
         for method in [Method::GET, Method::POST] {
-            assert_eq!(decide_retry(&closed(), &upload(method)), Some(Retry::OnAnyConnection));
+            assert_eq!(decide(&closed(), &upload(method)), Some(Retry::OnAnyConnection));
         }
         let mut get = sent(upload(Method::GET));
-        assert_eq!(decide_retry(&closed(), &get), Some(Retry::OnNewConnection));
+        assert_eq!(decide(&closed(), &get), Some(Retry::OnNewConnection));
         get.rewind();
-        assert_eq!(decide_retry(&closed(), &sent(get)), None, "a second time");
-        assert_eq!(decide_retry(&closed(), &sent(upload(Method::POST))), None);
+        assert_eq!(decide(&closed(), &sent(get)), None, "a second time");
+        assert_eq!(decide(&closed(), &sent(upload(Method::POST))), None);
+    }
+
+    #[test]
+    fn a_request_that_the_backend_had_for_a_while_is_not_retried() {
+        let decide = |seconds| decide_retry(&closed(), &sent(upload(Method::GET)), Duration::from_secs(seconds));
+        assert_eq!(decide(9), Some(Retry::OnNewConnection), "also after `TCP_USER_TIMEOUT`");
+        assert_eq!(decide(10), None);
+        let unsent = decide_retry(&closed(), &upload(Method::GET), Duration::from_secs(10));
+        assert_eq!(unsent, Some(Retry::OnAnyConnection));
     }
 
     #[test]
     fn only_a_closed_connection_is_retried() {
         let invalid = UpstreamError::Invalid(InvalidResponse("no status"));
         for error in [UpstreamError::ResponseTimeout, UpstreamError::UnexpectedUpgrade, invalid] {
-            assert_eq!(decide_retry(&error, &sent(upload(Method::GET))), None, "{error}");
+            assert_eq!(decide(&error, &sent(upload(Method::GET))), None, "{error}");
         }
     }
 }

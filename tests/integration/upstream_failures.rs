@@ -114,6 +114,27 @@ fn a_get_is_not_retried_after_an_informational_response() {
     assert_eq!(connections, [0, 0]);
 }
 
+/// Nor was it closed because it was idle if the backend had the request for a while.
+#[test]
+fn a_get_is_not_retried_after_10_seconds() {
+    let upstream = Upstream::with_behaviour(|request, stream| {
+        if request.header("x-request-id").starts_with("first") {
+            return respond(stream, 200, "{}");
+        }
+        std::thread::sleep(Duration::from_secs(10));
+        AfterRequest::Close
+    });
+    let (gateway, token) = Gateway::with_token(upstream.address(), &[]);
+    let get = |id: &str| {
+        let headers = [JSON, ("x-api-key", &token), ("x-request-id", id)];
+        gateway.client().send("GET /timbr/api/x", &headers, b"")
+    };
+    assert_eq!(get("first").status, 200);
+    assert_eq!(get("second").reason(), "upstream_closed");
+    let connections: Vec<_> = upstream.log().iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections, [0, 0]);
+}
+
 #[test]
 fn an_idle_connection_closed_by_the_backend_is_not_used() {
     let upstream = Upstream::with_behaviour(|_, stream| {
