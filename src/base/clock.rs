@@ -32,6 +32,16 @@ pub fn unix_time() -> Duration {
     read.since_epoch + read.now.duration_since(read.anchor)
 }
 
+/// The time since the Unix epoch; zero before it.
+pub fn since_epoch(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// A duration in milliseconds.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Reading a clock costs about a hundred instructions, and several steps of a request need the time within microseconds
 /// of each other.
 #[derive(Clone, Copy)]
@@ -47,7 +57,7 @@ struct ClockReading {
 
 impl ClockReading {
     fn at(now: Instant) -> ClockReading {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since_epoch = since_epoch(SystemTime::now());
         ClockReading { now, anchor: now, since_epoch, anchored_until: now + WALL_CLOCK_INTERVAL }
     }
 }
@@ -83,10 +93,6 @@ impl Tick {
     pub fn from_raw(raw: u64) -> Tick {
         Tick(raw)
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A source of monotonic and wall time.
@@ -128,9 +134,7 @@ impl Clock {
     /// Wall clock time in whole seconds since the Unix epoch; zero if the system clock is before the epoch.
     pub fn unix_seconds(&self) -> u64 {
         match &self.0 {
-            ClockSource::System { .. } => {
-                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-            }
+            ClockSource::System { .. } => since_epoch(SystemTime::now()).as_secs(),
             ClockSource::Manual { millis, unix_start } => unix_start + millis.load(Ordering::Relaxed) / 1000,
         }
     }

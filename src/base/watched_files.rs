@@ -4,6 +4,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::base::clock;
+
 /// Two writes within one clock tick of the file system leave the same timestamp, so a file younger than this is read
 /// again.
 const MIN_SETTLED_AGE: Duration = Duration::from_secs(2);
@@ -86,7 +88,7 @@ impl FileStamps {
 
     fn capture<'a>(paths: impl Iterator<Item = &'a Path>) -> FileStamps {
         let files: Option<Vec<_>> = paths.map(read_stamp).collect();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = clock::since_epoch(SystemTime::now());
         let limit = i64::try_from(now.saturating_sub(MIN_SETTLED_AGE).as_secs()).unwrap_or(i64::MAX);
         let settled = files.iter().flatten().all(|(_, _, _, [_, _, changed, _])| *changed < limit);
         FileStamps { files, settled }

@@ -15,6 +15,8 @@ use x509_parser::oid_registry::OID_CT_LIST_SCT;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
+use crate::base::clock;
+
 /// Length of the shortest RSA key that the crypto provider accepts, in bits.
 const MIN_RSA_BITS: usize = 2048;
 
@@ -208,7 +210,7 @@ fn missing_issuer(leaf: &X509Certificate<'_>, rest: &[CertificateDer<'_>]) -> Op
 }
 
 fn unix_seconds(time: SystemTime) -> i64 {
-    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let seconds = clock::since_epoch(time).as_secs();
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 

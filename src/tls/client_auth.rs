@@ -10,6 +10,7 @@ use rustls::server::danger::ClientCertVerifier;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::base::clock;
 use crate::base::hex;
 use crate::config::ClientAuth;
 use crate::tls::certificates::alternative_names;
@@ -56,7 +57,7 @@ pub fn identity(chain: &[CertificateDer<'_>], now: SystemTime) -> Result<String,
     let der = chain.first().ok_or_else(|| ClientCertificateError::Unreadable("an empty chain".to_owned()))?;
     let (_, leaf) =
         X509Certificate::from_der(der).map_err(|error| ClientCertificateError::Unreadable(error.to_string()))?;
-    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now = clock::since_epoch(now).as_secs();
     if i64::try_from(now).unwrap_or(i64::MAX) > leaf.validity().not_after.timestamp() {
         return Err(ClientCertificateError::Expired);
     }

@@ -1,10 +1,11 @@
 //! The status of the backends for operators: a cheap snapshot that any thread can take at any time.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::base::clock;
 use crate::observability::metrics::EndpointCounts;
 use crate::upstream::backends::Backends;
 use crate::upstream::endpoint::{Endpoint, EndpointFailure, EndpointState};
@@ -125,7 +126,7 @@ impl EndpointStatus {
             address: endpoint.address.to_string(),
             state,
             why: health.failure.map(EndpointFailure::as_str),
-            since: unix_seconds(health.since),
+            since: clock::since_epoch(health.since).as_secs(),
             tried_in: tried_in.filter(|_| endpoint_state == EndpointState::Ejected),
             idle: counts.open_connections.saturating_sub(counts.in_flight),
             counts,
@@ -139,13 +140,9 @@ impl NameStatus {
         NameStatus {
             upstream: upstream.to_owned(),
             host: origin.host.clone(),
-            resolved: resolution.resolved_at.map(unix_seconds),
+            resolved: resolution.resolved_at.map(|at| clock::since_epoch(at).as_secs()),
             failing: resolution.last_error.clone(),
             failures: resolution.failures,
         }
     }
-}
-
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

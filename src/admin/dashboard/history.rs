@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use crate::base::clock;
 use crate::observability::metrics::{Histogram, RequestOutcome, RouteTotals};
 
 /// Time between two points of the fine series.
@@ -143,7 +144,7 @@ impl TrafficHistory {
 
     /// Adds what was counted since the last call, which was `elapsed` ago.
     pub fn add(&mut self, counts: TrafficCounts, elapsed: Duration) {
-        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let at = clock::since_epoch(SystemTime::now()).as_secs_f64();
         let point = HistoryPoint { at, seconds: elapsed.as_secs_f64(), counts };
         self.pending.at = at;
         self.pending.seconds += point.seconds;

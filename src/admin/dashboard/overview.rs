@@ -1,7 +1,7 @@
 //! The contents of the dashboard, section by section, as JSON. It only reads what the rest of the process publishes,
 //! and changes nothing.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
@@ -11,6 +11,7 @@ use crate::admin::dashboard::LastReload;
 use crate::admin::dashboard::attention::{AttentionItem, attention};
 use crate::admin::dashboard::event_stream::{Section, Sections};
 use crate::admin::rejections;
+use crate::base::clock;
 use crate::base::shutdown_phase::ShutdownPhase;
 use crate::config::options::{AUTH, STORE};
 use crate::config::{Config, StoreKind};
@@ -63,8 +64,8 @@ fn state(admin: &AdminContext, config: &Config) -> Value {
         "ready": readiness.is_ok(),
         "why": readiness.err(),
         "usable": admin.snapshot.get().upstreams.iter().all(|backends| has_usable_endpoint(&backends.status())),
-        "started": admin.dashboard.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-        "now": SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        "started": clock::since_epoch(admin.dashboard.started).as_secs(),
+        "now": clock::since_epoch(SystemTime::now()).as_secs(),
         "workers": config.workers,
         "in_flight": admin.metrics.requests_in_flight.get(),
         "connections": admin.metrics.connections.get(),
@@ -78,7 +79,7 @@ pub fn has_usable_endpoint(status: &UpstreamStatus) -> bool {
 }
 
 fn reload(last: &LastReload) -> Value {
-    let at = last.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let at = clock::since_epoch(last.at).as_secs();
     json!({ "at": at, "by": last.by, "taken": matches!(last.outcome, ReloadResult::Applied { .. }) })
 }
 

@@ -12,7 +12,7 @@ use crate::app::{self, StartError};
 use crate::auth::bearer::{BearerOpener, make_bearer};
 use crate::auth::foreign_keys::{UNVERIFIABLE_KEYS_REMEDY, is_error_envelope};
 use crate::auth::jwt;
-use crate::base::clock::Clock;
+use crate::base::clock::{self, Clock};
 use crate::base::secret::Secret;
 use crate::cli::doctor::report::DoctorReport;
 use crate::config::{Config, DEFAULT_UPSTREAM, ForeignKeyPolicy, UpstreamOptions};
@@ -118,15 +118,12 @@ fn check_certificates(config: &Config, report: &mut DoctorReport) {
             }
             Some(fault) => report.warning("certificates", format!("the certificate for {names} {fault}"), fix),
             None => {
-                let left = not_after - i64::try_from(now().as_secs()).unwrap_or(i64::MAX);
+                let left =
+                    not_after - i64::try_from(clock::since_epoch(SystemTime::now()).as_secs()).unwrap_or(i64::MAX);
                 report.ok("certificates", format!("{names}: {} days left", left / (24 * 60 * 60)));
             }
         }
     }
-}
-
-fn now() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 async fn check_dns(config: &Config, report: &mut DoctorReport) -> bool {

@@ -17,13 +17,14 @@ mod upstreams;
 mod worker;
 mod worker_collector;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::base::clock;
 use crate::observability::log;
 use crate::observability::trace;
 
@@ -220,7 +221,7 @@ impl Metrics {
 
     fn record_successful_load(&self) {
         self.last_reload_successful.set(1);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = clock::since_epoch(SystemTime::now());
         self.last_reload_timestamp.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 

@@ -1,13 +1,14 @@
 //! Standard `process_…` metrics, read from the kernel at each scrape.
 
 use std::fmt::Error;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 
+use crate::base::clock;
 use crate::observability::metrics::catalogue::{MetricDescriptor, collected_metrics};
 
 collected_metrics! {
@@ -35,7 +36,7 @@ impl ProcessCollector {
 }
 
 fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+    clock::since_epoch(SystemTime::now()).as_secs_f64()
 }
 
 /// The fields of `/proc/self/stat` from the third on, in the numbering of proc(5). The second is the program's name in

@@ -1,10 +1,11 @@
 //! The messages of OTLP 1.x that the exporter needs (opentelemetry/proto/trace/v1/trace.proto and its imports), and the
 //! conversion of a finished trace into them. It sends nothing.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use prost::Message;
 
+use crate::base::clock;
 use crate::observability::metrics::AuthOutcome;
 use crate::observability::trace::{FinishedTrace, Interval, SpanId, random_span_id};
 
@@ -225,5 +226,5 @@ impl SpanBuilder<'_> {
 /// Converts an instant of the monotonic clock into Unix time in nanoseconds, using both clocks at one moment.
 fn unix_nanos(at: Instant, (instant, wall): (Instant, SystemTime)) -> u64 {
     let wall = wall - instant.saturating_duration_since(at);
-    u64::try_from(wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+    u64::try_from(clock::since_epoch(wall).as_nanos()).unwrap_or(u64::MAX)
 }
