@@ -104,8 +104,8 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
-    use crate::downstream::activity::CloseMode;
-    use crate::downstream::activity::tests::{SECOND, after, timeouts};
+    use crate::downstream::closing::CloseMode;
+    use crate::downstream::closing::tests::{SECOND, after, timeouts};
     use crate::downstream::response_slot::ReadDebt;
 
     #[test]

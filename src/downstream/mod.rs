@@ -309,10 +309,10 @@ async fn with_timeout<T>(
 ) -> io::Result<T> {
     let mut future = pin!(timeout(limit, future));
     poll_fn(|cx| {
-        activity.register_waker(cx.waker());
+        activity.closing.register_waker(cx.waker());
         match future.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))),
-            Poll::Pending if activity.take_close_request().is_some() => {
+            Poll::Pending if activity.closing.take_request().is_some() => {
                 Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
             }
             Poll::Pending => Poll::Pending,

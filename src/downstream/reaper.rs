@@ -15,7 +15,8 @@ use tokio::sync::Notify;
 use crate::admission::{ConnectionPermit, MemoryLimit};
 use crate::base::clock;
 use crate::config::Timeouts;
-use crate::downstream::activity::{Activity, CloseMode};
+use crate::downstream::activity::Activity;
+use crate::downstream::closing::CloseMode;
 use crate::observability::metrics::{CloseCause, Metrics};
 
 /// Share of the idle connections that make room for new ones, so that the search is rare: one of this many.
@@ -117,10 +118,10 @@ impl Reaper {
                     self.metrics.record_connection_end(cause);
                 }
                 if cause == Some(CloseCause::WriteTimeout) {
-                    activity.set_abort_reason(WRITE_TIMEOUT);
-                    activity.require_reset();
+                    activity.closing.set_abort_reason(WRITE_TIMEOUT);
+                    activity.closing.require_reset();
                 }
-                activity.request_close(mode);
+                activity.closing.request(mode);
             }
             if is_memory_exhausted && activity.close_if_idle(now) {
                 self.metrics.record_connection_end(CloseCause::MemoryLimit);
@@ -162,8 +163,8 @@ impl Reaper {
     /// Closes all connections immediately, because `drain.timeout` has passed.
     pub fn abort_all(&self) {
         self.for_each(|activity| {
-            activity.set_abort_reason(DRAIN_TIMEOUT);
-            activity.request_close(CloseMode::Abort);
+            activity.closing.set_abort_reason(DRAIN_TIMEOUT);
+            activity.closing.request(CloseMode::Abort);
         });
     }
 
@@ -205,7 +206,7 @@ mod tests {
     use super::*;
     use crate::admission::Admission;
     use crate::config::LimitOptions;
-    use crate::downstream::activity::tests::{SECOND, timeouts};
+    use crate::downstream::closing::tests::{SECOND, timeouts};
 
     fn permit() -> ConnectionPermit {
         let admission = Arc::new(Admission::new(LimitOptions::unlimited(), &[], Vec::new(), Arc::default()));
@@ -224,7 +225,7 @@ mod tests {
         clock::now();
         drop(new.activity.begin_request());
         assert!(reaper.make_room());
-        let closing = [&old, &busy, &started, &new].map(|registration| registration.activity.take_close_request());
+        let closing = [&old, &busy, &started, &new].map(|registration| registration.activity.closing.take_request());
         assert_eq!(closing, [Some(CloseMode::Graceful), None, None, None]);
         assert!(!reaper.make_room());
     }
@@ -254,12 +255,12 @@ mod tests {
         drop(used.activity.begin_request());
         let fresh = reaper.register(permit());
         reaper.begin_drain();
-        assert_eq!(used.activity.take_close_request(), Some(CloseMode::Graceful));
-        assert_eq!(fresh.activity.take_close_request(), None, "it may still send its first request");
+        assert_eq!(used.activity.closing.take_request(), Some(CloseMode::Graceful));
+        assert_eq!(fresh.activity.closing.take_request(), None, "it may still send its first request");
         let later = fresh.activity.check_timeouts(Instant::now() + 2 * SECOND, &timeouts());
         assert_eq!(later.map(|(mode, _)| mode), Some(CloseMode::Abort), "but only for a short time");
         let _request = fresh.activity.begin_request();
-        assert_eq!(fresh.activity.take_close_request(), Some(CloseMode::Graceful));
+        assert_eq!(fresh.activity.closing.take_request(), Some(CloseMode::Graceful));
         drop((used, fresh));
         assert!(reaper.is_empty());
     }

@@ -83,7 +83,7 @@ impl<I> WatchedIo<I> {
         }
         if let Poll::Ready(Ok(bytes @ 1..)) = written {
             self.activity.record_written(bytes);
-            self.activity.record_progress();
+            self.activity.closing.record_progress();
         }
         self.track_blocking(written)
     }
@@ -130,7 +130,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> WatchedIo<I> {
             let mut buffer = ReadBuf::uninit(&mut discarded);
             match ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {
-                    self.activity.record_progress();
+                    self.activity.closing.record_progress();
                     let next = Instant::now() + LINGER_IDLE_TIMEOUT;
                     lingering.idle_timer.as_mut().reset(next.min(lingering.deadline));
                 }
@@ -198,7 +198,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WatchedIo<I> {
             ready!(self.track_blocking(polled))?;
             self.is_shutdown_sent = true;
         }
-        if self.activity.must_linger() {
+        if self.activity.closing.must_linger() {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))

@@ -20,7 +20,8 @@ use tokio::time::timeout;
 
 use crate::base::current::Current;
 use crate::config::HalfClose;
-use crate::downstream::activity::{Activity, CloseMode};
+use crate::downstream::activity::Activity;
+use crate::downstream::closing::CloseMode;
 use crate::downstream::socket::ClientSocket;
 use crate::downstream::watched_io::WatchedIo;
 use crate::downstream::{MAX_DISCARDED_BODY, ServingConfig};
@@ -251,7 +252,7 @@ where
         let gateway = Rc::clone(&self.serving.get().gateway);
         let response = gateway.reject(Rc::clone(&self.peer), &rejection);
         let request = RequestSummary { method: Method::GET, version: Version::HTTP_11, keep_alive: false };
-        self.activity.require_linger();
+        self.activity.closing.require_linger();
         self.send_response(&request, response).await?;
         drop(in_flight);
         Ok(false)
@@ -270,7 +271,7 @@ where
         request.keep_alive &= self.wire.borrow().is_body_complete() || Box::pin(self.discard_body()).await?;
         // A client that requested the close may still send data, such as its TLS alert, and must receive the response.
         if !request.keep_alive {
-            self.activity.require_linger();
+            self.activity.closing.require_linger();
         }
         let stays_open = self.send_response(&request, response).await?;
         drop(in_flight);
@@ -333,14 +334,14 @@ where
         mut poll: impl FnMut(&mut Context<'_>, bool) -> Poll<T>,
     ) -> Result<T, ConnectionEnd> {
         poll_fn(|cx| {
-            self.activity.register_waker(cx.waker());
-            let close_request = self.activity.take_close_request();
-            if close_request.is_some() && self.activity.must_reset() {
+            self.activity.closing.register_waker(cx.waker());
+            let close_request = self.activity.closing.take_request();
+            if close_request.is_some() && self.activity.closing.must_reset() {
                 self.wire.borrow().io().reset_on_drop();
             }
             match close_request {
                 Some(CloseMode::Abort) => {
-                    self.peer.abort_reason.set(self.activity.abort_reason());
+                    self.peer.abort_reason.set(self.activity.closing.abort_reason());
                     return Poll::Ready(Err(ConnectionEnd::Aborted));
                 }
                 Some(CloseMode::Graceful) => self.is_closing.set(true),

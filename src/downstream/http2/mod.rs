@@ -20,7 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::base::current::Current;
 use crate::downstream::ServingConfig;
-use crate::downstream::activity::{Activity, CloseMode};
+use crate::downstream::activity::Activity;
+use crate::downstream::closing::CloseMode;
 use crate::downstream::frame_meter::FrameState;
 use crate::downstream::socket::ClientSocket;
 use crate::downstream::watched_io::WatchedIo;
@@ -98,7 +99,7 @@ where
 {
     activity.set_multiplexed();
     // Closing the socket while the client still sends would reset the end of a response, or the GOAWAY.
-    activity.require_linger();
+    activity.closing.require_linger();
     let io = CoalescedIo::new(io);
     let handshake = Builder::new()
         .max_concurrent_streams(limits.max_streams)
@@ -166,7 +167,7 @@ where
     I: AsyncRead + AsyncWrite + ClientSocket + Unpin + 'static,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Http2Error>> {
-        self.activity.register_waker(cx.waker());
+        self.activity.closing.register_waker(cx.waker());
         loop {
             let polled = self.poll_accept(cx);
             self.record_sent_frames();
@@ -176,8 +177,8 @@ where
             if self.end_if_abusive() {
                 continue;
             }
-            let close_request = self.activity.take_close_request();
-            if close_request.is_some() && self.activity.must_reset() {
+            let close_request = self.activity.closing.take_request();
+            if close_request.is_some() && self.activity.closing.must_reset() {
                 self.io.socket().inner().reset_on_drop();
             }
             match (close_request, &mut self.state) {
@@ -187,7 +188,7 @@ where
                     continue;
                 }
                 (Some(_), _) => {
-                    self.peer.abort_reason.set(self.activity.abort_reason());
+                    self.peer.abort_reason.set(self.activity.closing.abort_reason());
                     return Poll::Ready(Ok(()));
                 }
             }
@@ -219,7 +220,7 @@ where
     fn start_stream(&self, request: Request<RecvStream>, respond: SendResponse<SentData>) {
         let in_flight = self.activity.begin_request();
         if self.activity.request_count() >= self.limits.max_requests {
-            self.activity.close_gracefully();
+            self.activity.closing.close_gracefully();
         }
         let gateway = Rc::clone(&self.serving.get().gateway);
         let delivery = Rc::new(Delivery::new(Rc::clone(&self.queue), in_flight));
