@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 
+use crate::downstream::MAX_DISCARDED_BODY;
 use crate::http::client_body::{ClientBodySource, IncompleteBody};
 
 /// Pieces below this size are copied, because each one would keep a whole buffer of the connection in memory.
@@ -69,22 +70,22 @@ impl Http2RequestBody {
         self.0.borrow_mut().receive(cx);
     }
 
-    /// Reads and discards what has arrived, and lets the client send at most about `max` bytes more. What the client has
-    /// sent beyond that is discarded as well, so that a body that nothing consumes needs no memory. Returns whether the
-    /// end of the body was reached.
-    pub fn poll_discard(&self, cx: &mut Context<'_>, max: u64) -> Poll<bool> {
+    /// Reads and discards what has arrived, and lets the client send at most about [`MAX_DISCARDED_BODY`] bytes more.
+    /// What the client has sent beyond that is discarded as well, so that a body that nothing consumes needs no memory.
+    /// Returns whether the end of the body was reached.
+    pub fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let mut state = self.0.borrow_mut();
         state.receive(cx);
         while let Some(piece) = state.next_piece() {
             state.discarded += piece.len() as u64;
-            if state.discarded <= max {
+            if state.discarded <= MAX_DISCARDED_BODY {
                 state.release(piece.len());
                 state.receive(cx);
             }
         }
         match state.ended {
             Some(_) => Poll::Ready(true),
-            None if state.discarded > max => Poll::Ready(false),
+            None if state.discarded > MAX_DISCARDED_BODY => Poll::Ready(false),
             None => Poll::Pending,
         }
     }

@@ -15,7 +15,6 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use tokio::time::timeout;
 
-use crate::downstream::MAX_DISCARDED_BODY;
 use crate::downstream::http2::delivery::{Delivery, SentData};
 use crate::downstream::http2::request_body::Http2RequestBody;
 use crate::gateway::context::Peer;
@@ -96,7 +95,7 @@ pub async fn serve(
     if let Some(body) = body.as_ref().filter(|body| Rc::strong_count(body) == 1 && body.is_short()) {
         // Curl before version 8 ends its stream early when the rejection arrives first. The library counts that as an
         // error of the client, and ends the connection after `limits.resets` of them.
-        let _ = timeout(SHORT_BODY_DELAY, poll_fn(|cx| body.poll_discard(cx, MAX_DISCARDED_BODY))).await;
+        let _ = timeout(SHORT_BODY_DELAY, poll_fn(|cx| body.poll_discard(cx))).await;
     }
     let was_delivered = send_response(&method, response, &mut respond, delivery, body.as_ref()).await;
     if let Some(body) = body
@@ -150,7 +149,7 @@ async fn send_response(
     let end = poll_fn(|cx| {
         // A client that sends all of its request before it reads must be able to do so.
         if let Some(request_body) = request_body.filter(|body| Rc::strong_count(body) == 1) {
-            let _ = request_body.poll_discard(cx, MAX_DISCARDED_BODY);
+            let _ = request_body.poll_discard(cx);
         }
         let polled = sender.poll(cx);
         if polled.is_pending() && sender.body.poll_upload(cx) {
@@ -183,9 +182,9 @@ fn response_headers(status: StatusCode, mut headers: Headers, framing: ResponseF
 /// Reads and discards the rest of a request's body, and resets the stream when this returns. A reset that follows the
 /// response immediately would make clients that are still sending lose the response (curl before version 8).
 async fn discard(body: &Http2RequestBody) {
-    let discarding = poll_fn(|cx| body.poll_discard(cx, MAX_DISCARDED_BODY));
+    let discarding = poll_fn(|cx| body.poll_discard(cx));
     if let Ok(false) = timeout(DISCARD_TIMEOUT, discarding).await {
-        let until_end = poll_fn(|cx| match body.poll_discard(cx, MAX_DISCARDED_BODY) {
+        let until_end = poll_fn(|cx| match body.poll_discard(cx) {
             Poll::Ready(true) => Poll::Ready(()),
             _ => Poll::Pending,
         });
