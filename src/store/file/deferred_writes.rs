@@ -1,12 +1,11 @@
 //! Writes that may be delayed, in small batches: last uses of tokens and salts, and the removal of expired tokens.
 
-use redb::{ReadableDatabase, ReadableTable};
+use redb::ReadableTable;
 use tokio::time::Instant;
 
-use crate::store::file::{
-    DEFERRED_BATCH_INTERVAL, FileResult, FileStore, LOGINS, OpenFileStore, PendingUse, SALTS, SealedTable, TOKENS,
-    open_if_closed, split_value,
-};
+use crate::store::file::database::{FileResult, LOGINS, SALTS, SealedTable, TOKENS};
+use crate::store::file::entries::split_value;
+use crate::store::file::{DEFERRED_BATCH_INTERVAL, FileStore, OpenFileStore, PendingUse};
 use crate::store::salt_usage::USAGE_WINDOW;
 use crate::store::{SaltName, SaltUsage, Timestamp};
 
@@ -16,9 +15,8 @@ const BATCH_SIZE: usize = 1000;
 impl OpenFileStore {
     pub(super) fn salt_usage(&mut self, salts: &[SaltName]) -> FileResult<Vec<SaltUsage>> {
         self.write_salt_uses()?;
-        let store = &self.store;
-        let since = store.store_clock.now().before(USAGE_WINDOW);
-        let table = open_if_closed(&mut self.database, store)?.begin_read()?.open_table(SALTS)?;
+        let since = self.store.store_clock.now().before(USAGE_WINDOW);
+        let table = self.database.begin_read()?.open_table(SALTS)?;
         let mut all = Vec::new();
         for salt in salts {
             let name = salt.to_string();
@@ -38,16 +36,13 @@ impl OpenFileStore {
         if self.pending_salt_uses.is_empty() {
             return Ok(());
         }
-        let store = &self.store;
-        let write = open_if_closed(&mut self.database, store)?.begin_write()?;
-        {
+        self.database.write(|write| {
             let mut table = write.open_table(SALTS)?;
             for ((salt, user), when) in &self.pending_salt_uses {
                 table.insert((salt.to_string().as_str(), &user.0), when.0)?;
             }
-        }
-        write.commit()?;
-        self.commits += 1;
+            Ok(())
+        })?;
         self.pending_salt_uses.clear();
         Ok(())
     }
@@ -69,9 +64,8 @@ impl OpenFileStore {
             self.uses_written_at = now;
         }
         let store = &self.store;
-        let write = open_if_closed(&mut self.database, store)?.begin_write()?;
         let count = self.pending_uses.len().min(BATCH_SIZE);
-        let next_cursor = {
+        self.expiry_cursor = self.database.write(|write| {
             let mut tokens = write.open_table(TOKENS)?;
             for PendingUse { id, key } in self.pending_uses.iter().take(count) {
                 let name = store.keys.token_name(*key, id);
@@ -82,12 +76,9 @@ impl OpenFileStore {
                     tokens.insert(&name.0, value.as_slice())?;
                 }
             }
-            store.remove_expired(&mut tokens, &mut write.open_table(LOGINS)?, self.expiry_cursor)?
-        };
-        write.commit()?;
-        self.commits += 1;
+            store.remove_expired(&mut tokens, &mut write.open_table(LOGINS)?, self.expiry_cursor)
+        })?;
         self.pending_uses.drain(..count);
-        self.expiry_cursor = next_cursor;
         Ok(())
     }
 }
@@ -225,7 +216,7 @@ mod tests {
         for _ in 0..2 {
             clock.advance(Duration::from_secs(60));
             assert!(memory.find(&id, clock.now()).is_some());
-            store.database = Some(full_disk());
+            store.database.opened = Some(full_disk());
             store.deferred_due = Instant::now();
             store.next_batch = store.deferred_due;
             assert!(store.write_due().is_err());
@@ -236,7 +227,7 @@ mod tests {
         store.write_due().expect("written");
         assert!(store.pending_uses.is_empty());
         let name = store.store.keys.token_name(PRIMARY_KEY, &id);
-        let read = store.database.as_ref().expect("open").begin_read().expect("read");
+        let read = store.database.begin_read().expect("read");
         let value = read.open_table(TOKENS).expect("a table").get(&name.0).expect("read").expect("the token");
         let (last_used, ..) = split_value(value.value()).expect("complete");
         assert_eq!(last_used, Timestamp(1_120_000));

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use redb::ReadableTable;
 
-use crate::store::file::{
-    FileResult, FileStore, MARKS, OpenFileStore, PROBE, SealedTable, open_if_closed, seal_context,
-};
+use crate::store::file::database::{FileResult, MARKS, PROBE, SealedTable};
+use crate::store::file::entries::seal_context;
+use crate::store::file::{FileStore, OpenFileStore};
 use crate::store::revocation::{MAX_DENIAL, Revocation, Revocations};
 use crate::store::time::Timestamp;
 
@@ -83,8 +83,7 @@ impl OpenFileStore {
         if unwritten.is_empty() && outdated.is_empty() && !self.is_failing {
             return Ok(());
         }
-        let write = open_if_closed(&mut self.database, &self.store)?.begin_write()?;
-        {
+        self.database.write(|write| {
             let mut marks = write.open_table(MARKS)?;
             for name in &*outdated {
                 marks.remove(name)?;
@@ -95,9 +94,8 @@ impl OpenFileStore {
             if self.is_failing {
                 write.open_table(PROBE)?.insert("", [0; 1024].as_slice())?;
             }
-        }
-        write.commit()?;
-        self.commits += 1;
+            Ok(())
+        })?;
         (*unwritten, *outdated) = (Vec::new(), Vec::new());
         self.journal.clear().map_err(redb::Error::Io)
     }

@@ -3,6 +3,7 @@
 //! All tokens are in memory too, so no lookup reads the file. Concurrent logins are written together, with one wait
 //! for the disk. The last use of a token, and the removal of expired ones, are written later in small batches.
 
+mod database;
 mod deferred_writes;
 mod entries;
 mod journal;
@@ -10,17 +11,12 @@ mod marks;
 mod write;
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
-use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableTable, StorageError, Table, TableDefinition};
+use redb::ReadableTable;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
@@ -36,25 +32,10 @@ use crate::store::time::StoreClock;
 use crate::store::wire::StoredToken;
 use crate::store::{NewToken, SaltName, Seed, Timestamp, TokenId, Unavailable};
 
-use entries::{seal_context, split_value};
+use database::{FileResult, LOGINS, MARKS, OLD_TABLES, SALTS, TOKENS, TokenDatabase};
+use entries::split_value;
 use journal::RevocationJournal;
 use marks::FileMarks;
-
-/// By the name of a token: its last use, its expiry, and the sealed token; see [`split_value`].
-const TOKENS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("tokens 2");
-/// By the name of a login: the token that it receives, sealed.
-const LOGINS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("logins 2");
-/// By the name of a mark: a revocation, or an entry of the deny list, with its time, sealed.
-const MARKS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("denied 1");
-/// By the name of a salt and the pseudonym of a user: the last use.
-const SALTS: TableDefinition<'_, (&str, &[u8; 16]), u64> = TableDefinition::new("salts 1");
-
-/// Written after a failure, to find out whether the disk has space for a token again.
-const PROBE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("probe");
-
-/// Tables of earlier versions, whose values cannot be read any more.
-const OLD_TABLES: [TableDefinition<'_, &[u8; 16], &[u8]>; 2] =
-    [TableDefinition::new("tokens 1"), TableDefinition::new("logins 1")];
 
 /// Maximum number of commands that share one write.
 const MAX_BATCH: usize = 1000;
@@ -71,9 +52,6 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The context of the sealed entries of the journal.
 const JOURNAL_CONTEXT: &[u8] = b"journal";
 
-/// The database's cache for pages of the file, in bytes.
-const PAGE_CACHE_BYTES: usize = 16 * 1024 * 1024;
-
 /// A file that has not been opened yet.
 pub struct FileStore {
     path: PathBuf,
@@ -85,14 +63,11 @@ pub struct FileStore {
 /// An open file, whose tokens are in memory.
 pub struct OpenFileStore {
     store: FileStore,
-    /// `None` after a write error, until the file has been opened again.
-    database: Option<Database>,
+    database: TokenDatabase,
     journal: RevocationJournal,
     marks: FileMarks,
     /// No token in the file was minted later. A wall clock that was set back can be behind it.
     last_minted: Timestamp,
-    /// The number of successful commits.
-    commits: u64,
     /// True if the last commit failed.
     is_failing: bool,
     /// The uses of salts that are not in the file yet.
@@ -123,11 +98,6 @@ struct PendingMint {
     reply: ReplySender<Seed>,
 }
 
-type FileResult<T> = Result<T, redb::Error>;
-
-/// A table of sealed values by name.
-type SealedTable<'a> = Table<'a, &'static [u8; 16], &'static [u8]>;
-
 impl FileStore {
     /// Does nothing before [`FileStore::open`].
     pub fn new(path: PathBuf, keys: StoreKeys, memory: Arc<MemoryStore>, store_clock: Arc<StoreClock>) -> FileStore {
@@ -136,21 +106,20 @@ impl FileStore {
 
     /// Opens the file and loads its tokens into memory. The error is a message for operators.
     pub fn open(self) -> Result<OpenFileStore, String> {
-        let database = self.open_database()?;
+        let mut database = TokenDatabase::open(self.path.clone())?;
         let (journal, entries) = RevocationJournal::open(&self.path)
             .map_err(|error| format!("cannot open {}.revoked: {}", self.path.display(), with_remedy(error)))?;
         let (marks, last_minted) = self
-            .load(&database, self.read_revocations(&entries))
+            .load(&mut database, self.read_revocations(&entries))
             .map_err(|error| format!("cannot read {}: {error}", self.path.display()))?;
         let deferred_due = Instant::now() + self.deferred_interval();
         let mut opened = OpenFileStore {
             uses_written_at: self.store_clock.now_tick(),
             store: self,
-            database: Some(database),
+            database,
             journal,
             marks,
             last_minted,
-            commits: 0,
             is_failing: false,
             pending_salt_uses: HashMap::new(),
             pending_uses: VecDeque::new(),
@@ -162,45 +131,6 @@ impl FileStore {
         let written = opened.write_marks();
         let _ = opened.check(written);
         Ok(opened)
-    }
-
-    fn open_database(&self) -> Result<Database, String> {
-        let path = self.path.display();
-        let file = self.open_file().map_err(|error| format!("cannot open {path}: {}", with_remedy(error)))?;
-        let mode = file.metadata().map_or(0, |metadata| metadata.mode()) & 0o777;
-        if mode & 0o077 != 0 {
-            // SECURITY: the values are sealed, but the file still reveals how many users there are and when they log
-            // in.
-            return Err(format!("{path} is accessible to other users (mode {mode:04o}); run `chmod 600 {path}`"));
-        }
-        let backend = FileBackend::new(file).map_err(|error| self.open_error(error))?;
-        let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create_with_backend(backend);
-        database.map_err(|error| self.open_error(error))
-    }
-
-    fn open_error(&self, error: DatabaseError) -> String {
-        let path = self.path.display();
-        let damaged = |error: &dyn fmt::Display| {
-            format!(
-                "{path} is not a token file, or it is damaged: {error}. Name a different file, or move this one away; \
-                 users then have to log in again"
-            )
-        };
-        match error {
-            DatabaseError::DatabaseAlreadyOpen => {
-                format!("{path} is in use by another process; use a separate file for each gateway, or share a Redis")
-            }
-            DatabaseError::Storage(StorageError::Corrupted(error)) => damaged(&error),
-            DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                damaged(&error)
-            }
-            DatabaseError::Storage(StorageError::Io(error)) => format!("cannot use {path}: {}", with_remedy(error)),
-            other => format!("cannot use {path}: {other}"),
-        }
-    }
-
-    fn open_file(&self) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)
     }
 
     /// The revocations in the journal.
@@ -215,16 +145,16 @@ impl FileStore {
     }
 
     /// Loads the tokens. Returns the marks, and when the last token was minted.
-    fn load(&self, database: &Database, journal: Revocations) -> FileResult<(FileMarks, Timestamp)> {
-        let write = database.begin_write()?;
-        let marks = self.load_marks(&write.open_table(MARKS)?, journal)?;
-        let (mut tokens, unreadable) = self.live_tokens(&write.open_table(TOKENS)?)?;
-        write.open_table(LOGINS)?;
-        write.open_table(SALTS)?;
-        for table in OLD_TABLES {
-            write.delete_table(table)?;
-        }
-        write.commit()?;
+    fn load(&self, database: &mut TokenDatabase, journal: Revocations) -> FileResult<(FileMarks, Timestamp)> {
+        let (marks, (mut tokens, unreadable)) = database.write(|write| {
+            write.open_table(LOGINS)?;
+            write.open_table(SALTS)?;
+            for table in OLD_TABLES {
+                write.delete_table(table)?;
+            }
+            let marks = self.load_marks(&write.open_table(MARKS)?, journal)?;
+            Ok((marks, self.live_tokens(&write.open_table(TOKENS)?)?))
+        })?;
         let last_minted = tokens.last().map(|(_, stored)| stored.minted).unwrap_or_default();
         // SECURITY: also those that were in the file but not in memory, such as evicted ones, or ones whose key was not
         // configured at the time.
@@ -284,7 +214,7 @@ impl OpenFileStore {
     pub async fn serve(mut self, mut commands: mpsc::Receiver<Command>, up: Gauge) {
         loop {
             let wake = if self.pending_uses.is_empty() { self.deferred_due } else { self.next_batch };
-            let commits = self.commits;
+            let commits = self.database.commits;
             let result = tokio::select! {
                 command = commands.recv() => {
                     let Some(command) = command else { break };
@@ -331,7 +261,7 @@ impl OpenFileStore {
                     );
                 }
             }
-            Ok(()) if self.commits > commits_before => {
+            Ok(()) if self.database.commits > commits_before => {
                 if std::mem::take(&mut self.is_failing) {
                     info!("the token file can be written again");
                 }
@@ -344,7 +274,7 @@ impl OpenFileStore {
     /// After an error, the database must be opened again, and the next attempt follows soon.
     fn check<T>(&mut self, result: FileResult<T>) -> FileResult<T> {
         if result.is_err() {
-            self.database = None;
+            self.database.opened = None;
             let retry = Instant::now() + RETRY_INTERVAL;
             self.deferred_due = self.deferred_due.min(retry);
             self.next_batch = self.next_batch.min(retry);
@@ -403,14 +333,6 @@ impl OpenFileStore {
         }
         Ok(())
     }
-}
-
-/// The database, opened again if an error has closed it.
-fn open_if_closed<'a>(database: &'a mut Option<Database>, store: &FileStore) -> FileResult<&'a Database> {
-    if database.is_none() {
-        *database = Some(store.open_database().map_err(|error| redb::Error::Io(io::Error::other(error)))?);
-    }
-    Ok(database.as_ref().expect("it was opened just now"))
 }
 
 /// Replies with the result, and returns the error.

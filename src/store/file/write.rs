@@ -4,10 +4,9 @@ use redb::ReadableTable;
 use tracing::error;
 
 use crate::base::secret::Secret;
-use crate::store::file::{
-    FileResult, FileStore, JOURNAL_CONTEXT, LOGINS, OpenFileStore, PendingMint, SealedTable, TOKENS, open_if_closed,
-    seal_context, split_value,
-};
+use crate::store::file::database::{FileResult, LOGINS, SealedTable, TOKENS};
+use crate::store::file::entries::{seal_context, split_value};
+use crate::store::file::{FileStore, JOURNAL_CONTEXT, OpenFileStore, PendingMint};
 use crate::store::keys::KeyNumber;
 use crate::store::revocation::revoke_in_memory;
 use crate::store::wire::StoredToken;
@@ -33,8 +32,7 @@ impl OpenFileStore {
         let mut seeds = Vec::with_capacity(mints.len());
         let mut new_tokens = Vec::with_capacity(mints.len());
         let store = &self.store;
-        let write = open_if_closed(&mut self.database, store)?.begin_write()?;
-        {
+        self.database.write(|write| {
             let (mut tokens, mut logins) = (write.open_table(TOKENS)?, write.open_table(LOGINS)?);
             for mint in mints {
                 if let Some(seed) = store.reusable_seed(mint, &mut tokens, &logins, &new_tokens)? {
@@ -57,9 +55,8 @@ impl OpenFileStore {
                 seeds.push(mint.seed);
                 new_tokens.push(stored);
             }
-        }
-        write.commit()?;
-        self.commits += 1;
+            Ok(())
+        })?;
         for stored in new_tokens {
             self.last_minted = self.last_minted.max(stored.minted);
             store.memory.insert_minted(stored.into_record(&store.store_clock));
@@ -91,13 +88,7 @@ impl OpenFileStore {
     pub(super) fn set_upstream_key(&mut self, id: &TokenId, key: &Secret) -> FileResult<()> {
         let store = &self.store;
         let Some(record) = store.memory.peek(id) else { return Ok(()) };
-        let write = open_if_closed(&mut self.database, store)?.begin_write()?;
-        {
-            let mut tokens = write.open_table(TOKENS)?;
-            store.write_upstream_key(&mut tokens, id, record.key, key)?;
-        }
-        write.commit()?;
-        self.commits += 1;
+        self.database.write(|write| store.write_upstream_key(&mut write.open_table(TOKENS)?, id, record.key, key))?;
         store.memory.set_upstream_key(id, key);
         Ok(())
     }
