@@ -2,38 +2,32 @@
 //!
 //! A bounded concurrent map with lifetimes. It knows neither the persistent store nor how tokens are made.
 
-use std::borrow::Borrow;
 use std::collections::VecDeque;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use dashmap::{DashMap, Entry};
 use parking_lot::Mutex;
 
 use crate::base::clock::{Clock, Tick};
-use crate::base::identity_hasher::IdentityHasher;
 use crate::base::secret::Secret;
 use crate::base::user_name::UserName;
 use crate::store::deny_list::DenyList;
 use crate::store::ended_tokens::{EndedTokens, TokenEnd};
 use crate::store::token_limits::{AtomicTokenLimits, TokenLimits};
+use crate::store::token_set::TokenSet;
 use crate::store::user_index::UserIndex;
 use crate::store::{LoginId, NewToken, Seed, Timestamp, TokenId, TokenRecord};
 
 /// A concurrent map of live tokens, bounded in number and time.
 #[derive(Debug)]
 pub struct MemoryStore {
-    /// In effect a set, as a map because its elements must be replaceable.
-    tokens: DashMap<RecordById, (), IdentityHasher>,
+    tokens: TokenSet,
     /// The same tokens, by their users.
     by_user: UserIndex,
     /// The tokens by insertion. If all are minted here, they expire in the same sequence, as all have the same
     /// lifetime. A token from a different replica may expire before older entries; its entry then stays until it is
     /// the oldest.
     eviction_queue: Mutex<EvictionQueue>,
-    /// The size of `tokens`, whose own count visits every shard.
-    count: AtomicUsize,
     /// Live tokens that were evicted since the start of the process.
     evicted: AtomicU64,
     /// Calls of `revoke_if` that have ended.
@@ -42,30 +36,6 @@ pub struct MemoryStore {
     deny_list: DenyList,
     limits: AtomicTokenLimits,
     clock: Clock,
-}
-
-/// A token, found by the id that it holds: a separate key would triple the size of the entry.
-#[derive(Debug)]
-struct RecordById(Arc<TokenRecord>);
-
-impl Borrow<TokenId> for RecordById {
-    fn borrow(&self) -> &TokenId {
-        &self.0.id
-    }
-}
-
-impl PartialEq for RecordById {
-    fn eq(&self, other: &RecordById) -> bool {
-        self.0.id == other.0.id
-    }
-}
-
-impl Eq for RecordById {}
-
-impl Hash for RecordById {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.id.hash(state);
-    }
 }
 
 #[derive(Debug, Default)]
@@ -91,10 +61,9 @@ impl MemoryStore {
     /// An empty store.
     pub fn new(limits: TokenLimits, clock: Clock) -> MemoryStore {
         MemoryStore {
-            tokens: DashMap::with_hasher_and_shard_amount(IdentityHasher::default(), SHARD_COUNT),
+            tokens: TokenSet::new(SHARD_COUNT),
             by_user: UserIndex::new(SHARD_COUNT),
             eviction_queue: Mutex::default(),
-            count: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
             revocations: AtomicU64::new(0),
             ended: Mutex::default(),
@@ -135,7 +104,7 @@ impl MemoryStore {
 
     /// The token with this id, live or expired. Records no use.
     pub fn peek(&self, id: &TokenId) -> Option<Arc<TokenRecord>> {
-        self.tokens.get(id).map(|entry| Arc::clone(&entry.key().0))
+        self.tokens.get(id)
     }
 
     /// The seed of the login's live token, if it can still be issued. Records a use: the client will use the token.
@@ -192,17 +161,9 @@ impl MemoryStore {
             self.evict_down_to(queue, max - 1);
         }
         let record = Arc::new(record);
-        let replaced = match self.tokens.entry(RecordById(Arc::clone(&record))) {
-            Entry::Occupied(older) => Some(older.replace_entry(()).0.0),
-            Entry::Vacant(vacant) => {
-                drop(vacant.insert(()));
-                None
-            }
-        };
-        match replaced {
+        match self.tokens.insert(Arc::clone(&record)) {
             Some(older) => self.by_user.remove(&older),
             None => {
-                self.count.fetch_add(1, Ordering::Relaxed);
                 queue.ids.push_back(record.id);
                 self.make_room_for_user(&record.user);
             }
@@ -210,14 +171,14 @@ impl MemoryStore {
         self.by_user.add(&record);
         self.remove_from_index_if_gone(&record);
         if queue.ids.len() > 2 * self.len() + MIN_STALE_ENTRIES {
-            queue.ids.retain(|id| self.tokens.contains_key(id));
+            queue.ids.retain(|id| self.tokens.get(id).is_some());
         }
         record
     }
 
     /// A different thread may have removed the token before it was added to the index.
     fn remove_from_index_if_gone(&self, record: &Arc<TokenRecord>) {
-        if !self.tokens.get(&record.id).is_some_and(|entry| Arc::ptr_eq(&entry.key().0, record)) {
+        if !self.tokens.get(&record.id).is_some_and(|current| Arc::ptr_eq(&current, record)) {
             self.by_user.remove(record);
         }
     }
@@ -250,10 +211,7 @@ impl MemoryStore {
         // Requests that hold the old record finish with the old key.
         while let Some(old) = self.peek(id) {
             let new = Arc::new(old.with_upstream_key(key.clone()));
-            if let Entry::Occupied(entry) = self.tokens.entry(RecordById(Arc::clone(&new)))
-                && Arc::ptr_eq(&entry.key().0, &old)
-            {
-                entry.replace_entry(());
+            if self.tokens.replace(&old, &new) {
                 self.by_user.replace(&old, &new);
                 self.remove_from_index_if_gone(&new);
                 return;
@@ -263,8 +221,7 @@ impl MemoryStore {
 
     /// Removes one token. Its entry in the eviction queue stays until it is the oldest.
     pub fn remove(&self, id: &TokenId) -> Option<Arc<TokenRecord>> {
-        let (RecordById(record), ()) = self.tokens.remove(id)?;
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        let record = self.tokens.remove(id)?;
         self.by_user.remove(&record);
         Some(record)
     }
@@ -295,10 +252,9 @@ impl MemoryStore {
     }
 
     fn retain(&self, mut is_kept: impl FnMut(&TokenId, &Arc<TokenRecord>) -> bool) {
-        self.tokens.retain(|RecordById(record), ()| {
+        self.tokens.retain(|record| {
             let is_kept = is_kept(&record.id, record);
             if !is_kept {
-                self.count.fetch_sub(1, Ordering::Relaxed);
                 self.by_user.remove(record);
             }
             is_kept
@@ -323,12 +279,11 @@ impl MemoryStore {
     /// Calls `visit` with every live token, shard by shard.
     pub fn for_each(&self, mut visit: impl FnMut(&TokenId, &Arc<TokenRecord>)) {
         let now = self.clock.now();
-        for entry in &self.tokens {
-            let RecordById(record) = entry.key();
+        self.tokens.for_each(|record| {
             if self.is_live(record, now) {
                 visit(&record.id, record);
             }
-        }
+        });
     }
 
     /// Removes expired tokens. Called every ten seconds on the main thread.
@@ -343,7 +298,7 @@ impl MemoryStore {
 
     /// The number of tokens, including expired ones before the next sweep.
     pub fn len(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        self.tokens.len()
     }
 
     /// True if it holds no tokens.
@@ -363,7 +318,7 @@ impl MemoryStore {
         let mut queue = self.eviction_queue.lock();
         for _ in 0..100 {
             let Some(id) = queue.ids.front() else { return false };
-            let is_live = self.tokens.get(id).is_some_and(|entry| self.is_live(&entry.key().0, now));
+            let is_live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
             if is_live {
                 return false;
             }
@@ -385,7 +340,7 @@ impl MemoryStore {
         {
             queue.mints_since_walk = 0;
             queue.ids.retain(|id| {
-                let is_live = self.tokens.get(id).is_some_and(|entry| self.is_live(&entry.key().0, now));
+                let is_live = self.tokens.get(id).is_some_and(|record| self.is_live(&record, now));
                 if !is_live {
                     self.remove(id);
                 }

@@ -21,6 +21,7 @@ mod stop;
 mod time;
 mod token_id;
 mod token_limits;
+mod token_set;
 mod user_index;
 mod wire;
 
