@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use redis::{Cmd, Script, Value, cmd};
 
+use crate::base::clock::millis;
 use crate::base::hex;
 use crate::config::RedisOptions;
 use crate::store::redis::connection::{RedisConnection, connect};
 use crate::store::redis::heartbeat::ensure_primary;
 use crate::store::redis::listing::{scan_targets, send_to};
-use crate::store::redis::{CLAIM, StoreError, StoreResult, TOUCH, events, redis_command};
-use crate::store::time::millis;
+use crate::store::redis::{CLAIM, StoreError, StoreResult, TOUCH, event_feed, redis_command};
 
 /// The keys expire if they cannot be deleted. Much longer than all steps take.
 const KEY_TTL: Duration = Duration::from_secs(60);
@@ -84,7 +84,7 @@ async fn try_commands(connection: &mut RedisConnection, keys: &[String; 3]) -> S
     if let RedisConnection::One(one) = connection {
         ensure_primary(cmd("ROLE").query_async(one).await?)?;
     }
-    let [claim, touch, read, write] = [CLAIM, TOUCH, events::READ, events::WRITE].map(Script::new);
+    let [claim, touch, read, write] = [CLAIM, TOUCH, event_feed::READ, event_feed::WRITE].map(Script::new);
     for script in [&claim, &touch, &read, &write] {
         script.load_async(connection).await?;
     }

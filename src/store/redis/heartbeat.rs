@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::base::hex;
 use crate::store::redis::connection::{RedisConnection, connect};
-use crate::store::redis::events::ReadEvents;
+use crate::store::redis::event_feed::ReadEvents;
 use crate::store::redis::{RedisSession, StoreError, StoreResult, is_connection_error, parse, redis_command};
 
 /// Revocations by other replicas take effect within this time and one round trip.

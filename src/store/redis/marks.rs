@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use redis::Cmd;
 
+use crate::base::clock::millis;
 use crate::store::Timestamp;
 use crate::store::keys::PRIMARY_KEY;
 use crate::store::redis::connection::RedisConnection;
 use crate::store::redis::{RedisSession, StoreResult, redis_command};
 use crate::store::revocation::{Revocation, Revocations};
-use crate::store::time::millis;
 
 /// The minimum time that marks are kept, as `tokens.ttl` may be longer at a different replica.
 const MIN_RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);

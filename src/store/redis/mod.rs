@@ -15,6 +15,7 @@
 
 mod check;
 mod connection;
+mod event_feed;
 mod events;
 mod heartbeat;
 mod listing;
@@ -47,7 +48,8 @@ use crate::store::{FetchedToken, LoginId, OnFailure, Seed, Timestamp, TokenId, U
 
 pub use check::{RedisFailure, check};
 use connection::RedisConnection;
-use events::{EventFeed, PendingEvents};
+use event_feed::EventFeed;
+use events::PendingEvents;
 use repair::Repair;
 use usage::PendingUses;
 
@@ -195,8 +197,8 @@ impl RedisStore {
             mints: SingleFlight::new(Err(Unavailable)),
             claim: Script::new(CLAIM),
             touch: Script::new(TOUCH),
-            read_events: Script::new(events::READ),
-            write_event: Script::new(events::WRITE),
+            read_events: Script::new(event_feed::READ),
+            write_event: Script::new(event_feed::WRITE),
         });
         let commands_end = async {
             while let Some(command) = commands.recv().await {

@@ -14,11 +14,11 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::info;
 
+use crate::base::clock::millis;
 use crate::store::TokenId;
 use crate::store::keys::{KeyNumber, PRIMARY_KEY};
 use crate::store::redis::events::StoreEvent;
 use crate::store::redis::{RedisSession, StoreResult, redis_command};
-use crate::store::time::millis;
 use crate::store::wire::StoredToken;
 
 /// The number of tokens in one round trip.

@@ -5,12 +5,12 @@ use std::time::Duration;
 use redis::{Cmd, ExistenceCheck, SetExpiry, SetOptions};
 use tracing::error;
 
+use crate::base::clock::millis;
 use crate::base::secret::Secret;
 use crate::store::keys::{KeyNumber, PRIMARY_KEY};
 use crate::store::redis::events::StoreEvent;
 use crate::store::redis::usage::MAX_TOKEN_WRITE_INTERVAL;
 use crate::store::redis::{RedisSession, StoreError, StoreResult, redis_command};
-use crate::store::time::millis;
 use crate::store::wire::{StoredLogin, StoredToken};
 use crate::store::{FetchedToken, NewToken, Seed, Timestamp, TokenEnd, TokenId};
 
