@@ -8,27 +8,23 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use http::Method;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::{Instant, timeout};
 
 use crate::admission::{EndpointChooser, RequestPermit};
-use crate::config::AbandonedPolicy;
+use crate::config::{AbandonedPolicy, UpstreamOptions};
 use crate::http::h1::response::ResponseHead;
 use crate::observability::metrics::Metrics;
-use crate::upstream::abandoned::{abandon_before_response, finish_all};
+use crate::upstream::abandoned::finish_all;
 use crate::upstream::backends::Backends;
-use crate::upstream::connect;
+use crate::upstream::connect::{connect, connect_share};
 use crate::upstream::connection::{UNACKNOWLEDGED_TIMEOUT, UpstreamConnection, UpstreamConnectionGuard};
 use crate::upstream::endpoint::EndpointFailure;
 use crate::upstream::exchange::{Upload, UpstreamExchange};
 use crate::upstream::load_balancer::{LoadBalancer, UpstreamInFlight, WorkerEndpoint};
+use crate::upstream::pending_request::PendingRequest;
 use crate::upstream::retry::{Retry, decide_retry};
-use crate::upstream::{OutgoingRequest, RequestBodyError, ResponseBody, SendOptions, UpstreamError, UpstreamResponse};
-
-/// Minimum time for one connection attempt if more endpoints remain to be tried; at most half of the total connect
-/// timeout.
-const MIN_CONNECT_SHARE: Duration = Duration::from_secs(1);
+use crate::upstream::{OutgoingRequest, RequestBodyError, ResponseBody, UpstreamError, UpstreamResponse};
 
 /// The time by which an idle connection is closed before the backend closes it.
 const IDLE_MARGIN: Duration = Duration::from_millis(500);
@@ -49,8 +45,8 @@ impl UpstreamClient {
     pub fn new(backends: Arc<Backends>, worker: usize, metrics: Arc<Metrics>) -> UpstreamClient {
         let abandoned = (backends.options.abandoned == AbandonedPolicy::HalfClose).then(|| {
             let (sender, receiver) = unbounded_channel();
-            let timeouts = (backends.options.response_timeout, backends.options.body_timeout);
-            tokio::task::spawn_local(finish_all(receiver, timeouts.0, timeouts.1));
+            let UpstreamOptions { response_timeout, body_timeout, .. } = backends.options;
+            tokio::task::spawn_local(finish_all(receiver, response_timeout, body_timeout));
             sender
         });
         let load_balancer = LoadBalancer::new(Arc::clone(&backends), worker, abandoned);
@@ -160,13 +156,13 @@ impl UpstreamClient {
     ) -> Result<Box<UpstreamConnection>, UpstreamError> {
         let UpstreamClientInner { backends, load_balancer, .. } = &*self.0;
         let mut started = Instant::now();
-        let total = backends.connect_timeout();
+        let total = backends.options.connect_timeout;
         let mut tried = Vec::new();
         loop {
             tried.push(Rc::clone(&in_flight.target));
             let limit = connect_share(total, started.elapsed(), load_balancer.available_besides(&tried));
             let endpoint = &in_flight.target.endpoint;
-            let error = match connect::connect(endpoint, limit).await {
+            let error = match connect(endpoint, limit).await {
                 Ok(stream) => {
                     let guard = UpstreamConnectionGuard::new(endpoint, self.0.worker);
                     return Ok(Box::new(UpstreamConnection::new(stream, guard)));
@@ -240,7 +236,7 @@ impl UpstreamClient {
                 }
             }
         };
-        timeout(backends.connect_timeout(), waiting).await.unwrap_or(Err(UpstreamError::ConnectTimeout))
+        timeout(backends.options.connect_timeout, waiting).await.unwrap_or(Err(UpstreamError::ConnectTimeout))
     }
 
     /// Counts a failure of the endpoint, if the error is the endpoint's fault.
@@ -327,51 +323,6 @@ impl UpstreamClient {
     }
 }
 
-/// A request from the choice of its endpoint to the head of the response.
-///
-/// SECURITY: if it is dropped after a byte was sent, because its client has left, it still counts as long as the backend
-/// works on it.
-struct PendingRequest {
-    /// `None` only while it is dropped.
-    in_flight: Option<UpstreamInFlight>,
-    connection: Option<Box<UpstreamConnection>>,
-    method: Method,
-    options: SendOptions,
-    /// At least one byte was written to `connection`.
-    is_sent: bool,
-}
-
-impl PendingRequest {
-    fn new(
-        target: Rc<WorkerEndpoint>,
-        permit: Option<Box<RequestPermit>>,
-        method: Method,
-        options: SendOptions,
-    ) -> PendingRequest {
-        let in_flight = Some(UpstreamInFlight::new(target, permit));
-        PendingRequest { in_flight, connection: None, method, options, is_sent: false }
-    }
-
-    fn in_flight(&mut self) -> &mut UpstreamInFlight {
-        self.in_flight.as_mut().expect("it is taken with the request itself")
-    }
-
-    fn into_parts(mut self) -> (Box<UpstreamConnection>, UpstreamInFlight) {
-        let parts = self.connection.take().zip(self.in_flight.take());
-        parts.expect("a response arrives on a connection")
-    }
-}
-
-impl Drop for PendingRequest {
-    fn drop(&mut self) {
-        if let (Some(connection), Some(in_flight), true) = (self.connection.take(), self.in_flight.take(), self.is_sent)
-        {
-            let response_timeout = self.options.response_timeout;
-            abandon_before_response(in_flight, connection, self.method.clone(), response_timeout);
-        }
-    }
-}
-
 /// The user timeout while a request is sent: none if its body may fill the buffers of a busy backend.
 fn user_timeout(upload: &Upload) -> Option<Duration> {
     upload.can_be_buffered().then_some(UNACKNOWLEDGED_TIMEOUT)
@@ -391,28 +342,4 @@ async fn yield_to_ready_tasks() {
         Poll::Pending
     })
     .await;
-}
-
-/// The timeout of one connection attempt, out of the `total` time for all of them, so that an endpoint that does not
-/// respond leaves time for the others.
-fn connect_share(total: Duration, elapsed: Duration, others: usize) -> Duration {
-    let left = total.saturating_sub(elapsed);
-    let even = left / u32::try_from(others + 1).unwrap_or(u32::MAX);
-    even.max(MIN_CONNECT_SHARE.min(total / 2)).min(left)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connect_time_is_shared_and_no_share_is_too_short_for_a_handshake() {
-        let share = |total, elapsed, others| {
-            super::connect_share(Duration::from_millis(total), Duration::from_millis(elapsed), others).as_millis()
-        };
-        assert_eq!((share(5000, 0, 0), share(5000, 0, 1), share(5000, 2500, 0)), (5000, 2500, 2500));
-        assert_eq!((share(5000, 0, 19), share(5000, 4000, 15)), (1000, 1000));
-        assert_eq!((share(600, 0, 19), share(600, 300, 18)), (300, 300), "there is time for a second attempt");
-        assert_eq!((share(5000, 4900, 3), share(5000, 6000, 3)), (100, 0));
-    }
 }

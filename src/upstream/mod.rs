@@ -22,6 +22,7 @@ mod health_check;
 mod load_balancer;
 mod name_resolution;
 mod origin;
+mod pending_request;
 mod pool;
 mod progress_timeout;
 mod request_body;
