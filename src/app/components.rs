@@ -198,7 +198,7 @@ fn rebuild_upstreams(config: &Config, changes: &Changes, current: &Snapshot) -> 
             false => options.tls() && options == old_options || !options.has_same_tls(old_options),
         };
         let tls_change = if has_other_tls { TlsChange::Changed } else { TlsChange::Unchanged };
-        Ok(old.with_options(options.clone(), tls::backend_tls(options)?, config.workers, tls_change))
+        Ok(old.with_options(options.clone(), tls::backend_tls(options)?, tls_change))
     });
     upstreams.collect()
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -88,9 +88,9 @@ impl Backends {
         &self,
         options: UpstreamOptions,
         tls: Vec<Option<OutboundTls>>,
-        workers: usize,
         tls_change: TlsChange,
     ) -> Arc<Backends> {
+        let workers = self.workers;
         let mut new = Backends::without_endpoints(options, tls, workers);
         let before = self.endpoints();
         let endpoints = new.origins.iter().flat_map(|origin| {
@@ -303,11 +303,6 @@ impl Backends {
         new
     }
 
-    /// The total timeout for connecting a request.
-    pub(super) fn connect_timeout(&self) -> Duration {
-        self.options.connect_timeout
-    }
-
     /// The error for a request without an endpoint.
     pub(super) fn no_endpoint_error(&self) -> UpstreamError {
         let error = self.origins.iter().find_map(|origin| origin.resolution().last_error.clone());
@@ -451,31 +446,29 @@ mod tests {
         let path = ("HEALTH_PATH", "/health");
         let later = options(&[("RESPONSE_TIMEOUT", "7s"), path]);
         for failure in [EndpointFailure::Connect, EndpointFailure::ErrorStatus, EndpointFailure::HealthCheck] {
-            let new = backends_with_ejections(failure).with_options(later.clone(), plain(2), 3, TlsChange::Unchanged);
+            let new = backends_with_ejections(failure).with_options(later.clone(), plain(2), TlsChange::Unchanged);
             assert_eq!(states(&new), now(Healthy, Ejected, Ejected), "{failure:?}");
             assert!(new.is_usable() && new.has_looked_up_all_names());
             assert_eq!(new.endpoints()[1].totals().ejections, 1, "counters are copied");
             assert_eq!(
-                new.endpoints()[1].counters_of(2).open_connections.get(),
+                new.endpoints()[1].counters_of(0).open_connections.get(),
                 0,
                 "connections are counted per configuration"
             );
         }
         let all_healthy = now(Healthy, Healthy, Healthy);
         let other_tls =
-            backends_with_ejections(EndpointFailure::Connect).with_options(later, plain(2), 1, TlsChange::Changed);
+            backends_with_ejections(EndpointFailure::Connect).with_options(later, plain(2), TlsChange::Changed);
         assert_eq!(states(&other_tls), all_healthy, "a new certificate may solve the problem");
         let other_path = backends_with_ejections(EndpointFailure::HealthCheck).with_options(
             options(&[]),
             plain(2),
-            1,
             TlsChange::Unchanged,
         );
         assert_eq!(states(&other_path), all_healthy, "the health checks are off");
         let never = backends_with_ejections(EndpointFailure::Connect).with_options(
             options(&[("EJECT_AFTER", "0"), path]),
             plain(2),
-            1,
             TlsChange::Unchanged,
         );
         assert_eq!(states(&never), all_healthy, "requests eject no endpoint any more");
@@ -486,7 +479,6 @@ mod tests {
         let new = backends_with_ejections(EndpointFailure::Connect).with_options(
             options(&[]),
             plain(2),
-            1,
             TlsChange::Unchanged,
         );
         let found = ["10.0.0.2", "10.0.0.3"].map(|ip| ip.parse().expect("an address"));
@@ -494,12 +486,8 @@ mod tests {
         let addresses: Vec<_> = states(&new).into_iter().map(|(ip, _)| ip).collect();
         assert_eq!(addresses, ["10.0.0.2:8000", "10.0.0.3:8000", "127.0.0.9:8000"]);
         let elsewhere = options(&[("URLS", "http://backend.test:9000,http://127.0.0.9:9000")]);
-        let new = backends_with_ejections(EndpointFailure::Connect).with_options(
-            elsewhere,
-            plain(2),
-            1,
-            TlsChange::Unchanged,
-        );
+        let new =
+            backends_with_ejections(EndpointFailure::Connect).with_options(elsewhere, plain(2), TlsChange::Unchanged);
         assert_eq!(states(&new), [("127.0.0.9:9000".to_owned(), EndpointState::Healthy)]);
         assert!(!new.has_looked_up_all_names());
     }
@@ -517,7 +505,7 @@ mod tests {
             backends.removed().iter().map(|endpoint| endpoint.address.clone()).collect::<Vec<_>>()
         };
         assert_eq!(removed(&backends), [tcp(address(1))], "the other one has no request");
-        let new = backends.with_options(options(&[]), plain(2), 1, TlsChange::Unchanged);
+        let new = backends.with_options(options(&[]), plain(2), TlsChange::Unchanged);
         assert_eq!(removed(&new), [tcp(address(1))], "after a reload too");
         busy.counters_of(0).in_flight.decrement();
         assert_eq!((removed(&backends), removed(&new)), (vec![], vec![]));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::admission::EndpointLoad;
@@ -154,7 +154,7 @@ impl Endpoint {
     /// Copies state and counters from the same address of an earlier configuration.
     pub fn copy_state_from(&self, old: &Endpoint) {
         let (state, health) = old.state_and_health();
-        *self.health() = health;
+        *self.health.lock() = health;
         self.state.store(state as u8, Ordering::Relaxed);
         let copy = |new: &AtomicU32, old: &AtomicU32| {
             new.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -219,7 +219,7 @@ impl Endpoint {
         if self.state() == EndpointState::Healthy {
             return;
         }
-        let mut health = self.health();
+        let mut health = self.health.lock();
         let ends_ejection = was_ejected && health.failure != Some(EndpointFailure::HealthCheck);
         match self.state() {
             EndpointState::Ejected if ends_ejection => {
@@ -251,7 +251,7 @@ impl Endpoint {
     /// Ejects the endpoint. Returns false if it is already ejected. A connection failure ends with the first successful
     /// connection; other failures have a minimum duration.
     pub fn eject(&self, failure: EndpointFailure, options: &HealthOptions, now: Instant) -> bool {
-        let mut health = self.health();
+        let mut health = self.health.lock();
         if self.state() == EndpointState::Ejected {
             return false;
         }
@@ -275,7 +275,7 @@ impl Endpoint {
 
     /// Ends the ejection: the endpoint is `Healthy` or `Probing` from now on. Returns false if it is not ejected.
     pub fn restore(&self, state: EndpointState, options: &HealthOptions, now: Instant) -> bool {
-        let mut health = self.health();
+        let mut health = self.health.lock();
         if self.state() != EndpointState::Ejected {
             return false;
         }
@@ -293,7 +293,7 @@ impl Endpoint {
 
     /// Changes the cause of the current ejection.
     pub fn set_failure(&self, failure: EndpointFailure) {
-        let mut health = self.health();
+        let mut health = self.health.lock();
         if self.state() == EndpointState::Ejected {
             health.failure = Some(failure);
         }
@@ -307,7 +307,7 @@ impl Endpoint {
 
     /// The state, since when, and why.
     pub fn state_and_health(&self) -> (EndpointState, EndpointHealth) {
-        let health = self.health();
+        let health = self.health.lock();
         (self.state(), *health)
     }
 
@@ -319,10 +319,6 @@ impl Endpoint {
 
     pub fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Acquire)
-    }
-
-    fn health(&self) -> MutexGuard<'_, EndpointHealth> {
-        self.health.lock()
     }
 }
 

@@ -122,7 +122,7 @@ async fn watch_endpoint(backends: Arc<Backends>, endpoint: Arc<Endpoint>) {
 
 /// Connects with the full timeout, which requests did not wait for, and ejects the endpoint if that fails.
 async fn probe_with_full_timeout(backends: &Backends, endpoint: &Endpoint) {
-    let connected = connect(endpoint, backends.connect_timeout()).await;
+    let connected = connect(endpoint, backends.options.connect_timeout).await;
     endpoint.reset_short_connect_timeouts();
     if let Err(error) = connected {
         let is_timeout = error.kind() == io::ErrorKind::TimedOut;
@@ -154,7 +154,7 @@ async fn can_connect(endpoint: &Arc<Endpoint>, limit: Duration) -> bool {
 /// Probes an endpoint that was ejected by requests.
 async fn probe_ejected(backends: &Backends, endpoint: &Arc<Endpoint>) {
     let (_, health) = endpoint.state_and_health();
-    if !can_connect(endpoint, backends.connect_timeout()).await {
+    if !can_connect(endpoint, backends.options.connect_timeout).await {
         return;
     }
     if let Some(path) = &backends.options.health.health_path
@@ -218,7 +218,7 @@ impl HealthCheckStreak {
 /// Sends a health check on a new connection. SECURITY: it carries no data of any client.
 async fn send_health_check(backends: &Backends, endpoint: &Arc<Endpoint>, path: &str) -> Result<(), String> {
     let check = async {
-        let limit = backends.connect_timeout();
+        let limit = backends.options.connect_timeout;
         let stream = connect(endpoint, limit).await.map_err(|error| error.to_string())?;
         let mut connection = UpstreamConnection::new(stream, UpstreamConnectionGuard::uncounted());
         let mut upload = Upload::new(health_check_message(path), &endpoint.origin.authority);

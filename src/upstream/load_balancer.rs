@@ -4,7 +4,6 @@
 use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -104,7 +103,6 @@ impl Drop for UpstreamInFlight {
 pub struct LoadBalancer {
     backends: Arc<Backends>,
     worker: usize,
-    idle_timeout: Duration,
     abandoned: Option<UnboundedSender<AbandonedRequest>>,
     generation: Cell<u64>,
     targets: RefCell<Vec<Rc<WorkerEndpoint>>>,
@@ -117,9 +115,8 @@ impl LoadBalancer {
         worker: usize,
         abandoned: Option<UnboundedSender<AbandonedRequest>>,
     ) -> LoadBalancer {
-        let idle_timeout = backends.options.idle_timeout;
         let (generation, targets) = (Cell::new(0), RefCell::default());
-        let load_balancer = LoadBalancer { backends, worker, idle_timeout, abandoned, generation, targets };
+        let load_balancer = LoadBalancer { backends, worker, abandoned, generation, targets };
         load_balancer.refresh();
         load_balancer
     }
@@ -168,7 +165,7 @@ impl LoadBalancer {
                 None => Rc::new(WorkerEndpoint {
                     endpoint: Arc::clone(endpoint),
                     worker: self.worker,
-                    pool: ConnectionPool::new(self.idle_timeout),
+                    pool: ConnectionPool::new(self.backends.options.idle_timeout),
                     removed: Cell::new(false),
                     abandoned: self.abandoned.clone(),
                 }),

@@ -1,6 +1,5 @@
-//! A client's request body while it is forwarded: a limit on its size, a minimum rate, and the part that is
-//! received before the request is sent. It knows
-//! nothing about connections or framing.
+//! A client's request body while it is forwarded: a limit on its size, a minimum rate, and the part that is received
+//! before the request is sent. It knows nothing about connections or framing.
 
 use std::cell::Cell;
 use std::fmt;
