@@ -35,6 +35,9 @@ use crate::os::core_dumps;
 
 use serve::SignalHandlers;
 
+/// The exit code of an admin command that changed nothing, as with a misspelled name.
+const NOTHING_MATCHED: u8 = 4;
+
 /// The exit code of a command, or an error to print.
 type CliResult = anyhow::Result<ExitCode>;
 

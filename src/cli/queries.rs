@@ -8,10 +8,7 @@ use serde_json::{Value, json};
 use crate::base::percent;
 use crate::cli::admin_client::{self, SENT_TO};
 use crate::cli::table::{Column, print_table, printable_text, rows, time};
-use crate::cli::{CliResult, arguments, print_line};
-
-/// The exit code of `cancel` if nothing was cancelled.
-const NO_QUERY_MATCHES: u8 = 4;
+use crate::cli::{CliResult, NOTHING_MATCHED, arguments, print_line};
 
 const REQUEST_ID: Column = ("REQUEST ID", |query| printable_text(query, "request_id"));
 const USER: Column = ("USER", |query| printable_text(query, "user"));
@@ -151,7 +148,7 @@ fn cancel(matches: &ArgMatches) -> CliResult {
         (1, _) => print_line(format_args!("Cancelled 1 query of {}.", users.join(", ")))?,
         (number, _) => print_line(format_args!("Cancelled {number} queries of {}.", users.join(", ")))?,
     }
-    Ok(if count("cancelled") == 0 { ExitCode::from(NO_QUERY_MATCHES) } else { ExitCode::SUCCESS })
+    Ok(if count("cancelled") == 0 { ExitCode::from(NOTHING_MATCHED) } else { ExitCode::SUCCESS })
 }
 
 #[cfg(test)]

@@ -8,11 +8,8 @@ use serde_json::json;
 
 use crate::cli::admin_client::{self, SENT_TO};
 use crate::cli::arguments::{self, text};
-use crate::cli::table::{Column, format_time, print_table, printable_text, rows, time};
-use crate::cli::{CliResult, print_line};
-
-/// The exit code of `resume` if nothing was stopped, as with a misspelled name.
-const NOT_STOPPED: u8 = 4;
+use crate::cli::table::{Column, format_time, print_list, printable_text, time};
+use crate::cli::{CliResult, NOTHING_MATCHED, print_line};
 
 const STOPS: [Column; 5] = [
     ("KIND", |stop| printable_text(stop, "kind")),
@@ -84,20 +81,13 @@ pub fn resume(matches: &ArgMatches) -> CliResult {
         Ok(ExitCode::SUCCESS)
     } else {
         print_line(format_args!("The {kind} {name} was not stopped."))?;
-        Ok(ExitCode::from(NOT_STOPPED))
+        Ok(ExitCode::from(NOTHING_MATCHED))
     }
 }
 
 pub fn stopped(matches: &ArgMatches) -> CliResult {
     let response = admin_client::request(matches, "/stops", None)?;
-    let stops = rows(&response["stops"]);
-    if matches.get_flag("json") {
-        print_line(&response["stops"])?;
-    } else if stops.is_empty() {
-        print_line("Nothing is stopped.")?;
-    } else {
-        print_table(&STOPS, stops)?;
-    }
+    print_list(matches, &response["stops"], &STOPS, "Nothing is stopped.")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::{Duration, UNIX_EPOCH};
 
+use clap::ArgMatches;
 use serde_json::Value;
 
 use crate::cli::print_line;
@@ -11,6 +12,15 @@ use crate::observability::log;
 
 /// A column: its title, and the value in a row.
 pub type Column = (&'static str, fn(&Value) -> String);
+
+/// Prints a list as a table, or this sentence if it is empty; with `--json` as it is.
+pub fn print_list(matches: &ArgMatches, list: &Value, columns: &[Column], if_empty: &str) -> io::Result<()> {
+    match rows(list) {
+        _ if matches.get_flag("json") => print_line(list),
+        [] => print_line(if_empty),
+        rows => print_table(columns, rows),
+    }
+}
 
 /// Prints the titles and a line for each row.
 pub fn print_table(columns: &[Column], rows: &[Value]) -> io::Result<()> {

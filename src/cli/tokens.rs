@@ -12,14 +12,8 @@ use zeroize::Zeroizing;
 use crate::base::percent;
 use crate::cli::admin_client::{self, SENT_TO};
 use crate::cli::arguments::{self, flag, text, value};
-use crate::cli::table::{Column, format_time, print_table, printable, printable_text, rows, time};
-use crate::cli::{CliResult, password, print_line};
-
-/// The exit code of a revocation that ended nothing.
-const NO_TOKEN_MATCHES: u8 = 4;
-
-/// The exit code of `allow` if nothing was denied, as with a misspelled name.
-const NOT_DENIED: u8 = 4;
+use crate::cli::table::{Column, format_time, print_list, print_table, printable, printable_text, rows, time};
+use crate::cli::{CliResult, NOTHING_MATCHED, password, print_line};
 
 const TOKENS: [Column; 5] = [
     ("FINGERPRINT", |token| printable_text(token, "fingerprint")),
@@ -93,7 +87,7 @@ pub fn command() -> Command {
 
 pub fn run(matches: &ArgMatches) -> CliResult {
     match matches.subcommand() {
-        Some(("list", matches)) => print_list(matches).map(|()| ExitCode::SUCCESS),
+        Some(("list", matches)) => print_tokens(matches).map(|()| ExitCode::SUCCESS),
         Some(("revoke", matches)) => revoke(matches),
         Some(("denied", matches)) => print_denied(matches).map(|()| ExitCode::SUCCESS),
         Some(("allow", matches)) => allow(matches),
@@ -101,7 +95,7 @@ pub fn run(matches: &ArgMatches) -> CliResult {
     }
 }
 
-fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
+fn print_tokens(matches: &ArgMatches) -> anyhow::Result<()> {
     let limit = matches.get_one::<u32>("limit").expect("it has a default");
     let mut path = format!("/tokens?limit={limit}");
     if let Some(user) = matches.get_one::<String>("user") {
@@ -121,15 +115,7 @@ fn print_list(matches: &ArgMatches) -> anyhow::Result<()> {
 
 fn print_denied(matches: &ArgMatches) -> anyhow::Result<()> {
     let response = admin_client::request(matches, "/tokens/denied", None)?;
-    let denied = rows(&response["denied"]);
-    if matches.get_flag("json") {
-        print_line(&response["denied"])?;
-    } else if denied.is_empty() {
-        print_line("No user or credential is denied.")?;
-    } else {
-        print_table(&DENIED, denied)?;
-    }
-    Ok(())
+    Ok(print_list(matches, &response["denied"], &DENIED, "No user or credential is denied.")?)
 }
 
 fn allow(matches: &ArgMatches) -> CliResult {
@@ -141,7 +127,7 @@ fn allow(matches: &ArgMatches) -> CliResult {
         return Ok(ExitCode::SUCCESS);
     }
     print_line(format_args!("The {kind} {name} was not denied."))?;
-    Ok(ExitCode::from(NOT_DENIED))
+    Ok(ExitCode::from(NOTHING_MATCHED))
 }
 
 /// The groups of a token, behind the name of its user.
@@ -176,7 +162,7 @@ fn revoke(matches: &ArgMatches) -> CliResult {
     match response["denied_until"].as_u64() {
         Some(0) => print_line("Not denied any more.")?,
         Some(until) => print_line(format_args!("Denied until {}.", format_time(until)))?,
-        None if count == 0 => return Ok(ExitCode::from(NO_TOKEN_MATCHES)),
+        None if count == 0 => return Ok(ExitCode::from(NOTHING_MATCHED)),
         None => {}
     }
     Ok(ExitCode::SUCCESS)
