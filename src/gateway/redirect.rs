@@ -2,11 +2,6 @@
 
 use crate::http::headers::{HeaderName, HeaderNames, Headers};
 
-/// Whether a URL with this host and port names the backend; the port is `None` if the URL has none.
-pub trait NamesBackend: Fn(&str, Option<u16>) -> bool {}
-
-impl<F: Fn(&str, Option<u16>) -> bool> NamesBackend for F {}
-
 /// The headers that contain a URL for the client.
 pub const URL_HEADERS: HeaderNames = HeaderNames::new(&WITH_URL);
 
@@ -16,7 +11,10 @@ const WITH_URL: [HeaderName; 3] = [HeaderName::Location, HeaderName::ContentLoca
 ///
 /// SECURITY: a client that follows a redirect to the backend sends its key past the gateway, possibly unencrypted. The
 /// replacement is a path and not a URL, because `Host` is chosen by the client.
-pub fn rewrite_urls(headers: &mut Headers, names_backend: impl NamesBackend) {
+///
+/// `names_backend` returns whether a URL with this host and port names the backend; the port is `None` if the URL has
+/// none.
+pub fn rewrite_urls(headers: &mut Headers, names_backend: impl Fn(&str, Option<u16>) -> bool) {
     for name in WITH_URL {
         let rewritten = |value: &[u8]| {
             // Not every backend writes UTF-8: each byte becomes a character, and in the end a byte again.
@@ -48,7 +46,7 @@ fn start_of_refresh_url(value: &str) -> usize {
 }
 
 /// The path, query and fragment of a URL that names the backend; `None` for any other URL or path.
-fn local_reference(url: &str, names_backend: impl NamesBackend) -> Option<String> {
+fn local_reference(url: &str, names_backend: impl Fn(&str, Option<u16>) -> bool) -> Option<String> {
     let rest = ["http://", "https://", "//"].iter().find_map(|scheme| {
         let (start, rest) = url.split_at_checked(scheme.len())?;
         start.eq_ignore_ascii_case(scheme).then_some(rest)
