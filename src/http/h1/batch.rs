@@ -1,14 +1,12 @@
 //! Bytes that are written together: small parts are copied into one buffer, large ones use a vectored write. It knows
 //! nothing about when to write.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
-
-use crate::http::h1::response::{CHUNK_END, FINAL_CHUNK_END, LAST_CHUNK, write_chunk_size};
 
 /// Below this size, copying costs less than a vectored write.
 const MAX_COPIED: usize = 4 * 1024;
@@ -56,20 +54,23 @@ impl WriteBatch {
 
     /// Adds bytes of a body as a chunk, at least one.
     pub fn push_chunk(&mut self, data: Bytes) {
-        write_chunk_size(&mut self.prefix, data.len());
-        self.push(data, CHUNK_END);
+        self.push_sized(data, b"\r\n");
     }
 
     /// Adds the last bytes of a body as a chunk, at least one, and the end of the body.
     pub fn push_final_chunk(&mut self, data: Bytes) {
-        write_chunk_size(&mut self.prefix, data.len());
-        self.push(data, FINAL_CHUNK_END);
+        self.push_sized(data, b"\r\n0\r\n\r\n");
     }
 
     /// Adds the end of a chunked body whose last bytes were added before it was known that they were the last.
     pub fn push_last_chunk(&mut self) {
         self.prefix.extend_from_slice(std::mem::take(&mut self.suffix));
-        self.prefix.extend_from_slice(LAST_CHUNK);
+        self.prefix.extend_from_slice(b"0\r\n\r\n");
+    }
+
+    fn push_sized(&mut self, data: Bytes, suffix: &'static [u8]) {
+        let _ = write!(self.prefix, "{:x}\r\n", data.len());
+        self.push(data, suffix);
     }
 
     fn push(&mut self, data: Bytes, suffix: &'static [u8]) {
@@ -112,5 +113,17 @@ impl WriteBatch {
         self.suffix = &[];
         self.written = 0;
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_a_chunk_is_hexadecimal() {
+        let mut batch = WriteBatch::default();
+        batch.push_final_chunk(vec![b'x'; 255].into());
+        assert!(batch.prefix.starts_with(b"ff\r\nxx") && batch.prefix.ends_with(b"x\r\n0\r\n\r\n"));
     }
 }

@@ -1,4 +1,4 @@
-//! The head of a response: parsing and writing; and the chunks of a body.
+//! The head of a response: parsing and writing.
 
 use std::cell::RefCell;
 use std::io::Write as _;
@@ -162,7 +162,7 @@ pub fn write_response(
         Persistence::Close => write_header(out, HeaderName::Connection, b"close"),
     }
     if !has_date {
-        write_date(out);
+        with_date_line(|line| out.extend_from_slice(line));
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
@@ -183,11 +183,6 @@ pub fn copy_header(out: &mut Vec<u8>, header: Header<'_>) {
     out.extend_from_slice(header.text());
     out.extend_from_slice(b": ");
     out.extend_from_slice(header.value);
-}
-
-/// Writes the date.
-fn write_date(out: &mut Vec<u8>) {
-    with_date_line(|line| out.extend_from_slice(line));
 }
 
 /// Passes the value of a `date` header on (RFC 9110 section 6.6.1).
@@ -211,20 +206,6 @@ fn with_date_line(write: impl FnOnce(&[u8])) {
         write(text);
     });
 }
-
-/// Writes the size line of a chunk.
-pub fn write_chunk_size(out: &mut Vec<u8>, length: usize) {
-    let _ = write!(out, "{length:x}\r\n");
-}
-
-/// Follows the bytes of a chunk.
-pub const CHUNK_END: &[u8] = b"\r\n";
-
-/// Follows the bytes of the last chunk with data, and ends the body.
-pub const FINAL_CHUNK_END: &[u8] = b"\r\n0\r\n\r\n";
-
-/// Ends a body after a complete chunk.
-pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 #[cfg(test)]
 mod tests {
@@ -263,9 +244,6 @@ mod tests {
     fn a_missing_date_is_added() {
         let text = written(599, &[], ResponseFraming::Close);
         assert!(text.starts_with("HTTP/1.1 599 Unknown\r\ndate: ") && text.ends_with(" GMT\r\n\r\n"), "{text}");
-        let mut out = Vec::new();
-        write_chunk_size(&mut out, 255);
-        assert_eq!(out, b"ff\r\n");
     }
 
     #[test]
