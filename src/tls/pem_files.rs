@@ -17,9 +17,18 @@ const PRIVATE_KEY: &str = "private key";
 
 /// Reads the certificates of a file as trust anchors.
 pub fn load_roots(path: &Path, option: &'static str) -> Result<RootCertStore, TlsError> {
+    trust_anchors(&load_chain(path, option)?, path, option)
+}
+
+/// The certificates of a file as trust anchors.
+pub fn trust_anchors(
+    chain: &[CertificateDer<'static>],
+    path: &Path,
+    option: &'static str,
+) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in load_chain(path, option)? {
-        roots.add(certificate).map_err(|reason| TlsError::Anchor { option, path: path.to_owned(), reason })?;
+    for certificate in chain {
+        roots.add(certificate.clone()).map_err(|reason| TlsError::Anchor { option, path: path.to_owned(), reason })?;
     }
     Ok(roots)
 }

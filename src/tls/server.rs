@@ -8,15 +8,15 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use rustls::{ServerConfig, ServerConnection};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::options::TLS;
-use crate::config::{CertificateFiles, ClientAuth, TlsMinVersion, TlsOptions};
+use crate::config::{CertificateFiles, TlsMinVersion, TlsOptions};
 use crate::tls::certificates::{Certificate, CertificateNames, CertificateStatus, Certificates};
 use crate::tls::client_auth::{self, ClientCertificateError};
-use crate::tls::pem_files::{load_chain, load_pair};
+use crate::tls::pem_files::{load_chain, load_pair, trust_anchors};
 use crate::tls::ticket_keys::TicketKeys;
 use crate::tls::{SelfSigned, TlsError, pair_error, provider, setup_error};
 
@@ -196,7 +196,7 @@ impl TlsMaterial {
         let builder = match &options.client_auth {
             None => builder.with_no_client_auth(),
             Some(auth) => {
-                let roots = trust_anchors(&self.authorities, auth)?;
+                let roots = trust_anchors(&self.authorities, &auth.ca_file, CLIENT_CA)?;
                 builder.with_client_cert_verifier(client_auth::client_verifier(roots, auth)?)
             }
         };
@@ -247,20 +247,11 @@ fn keep_valid_certificate(
 fn load_authorities(options: &TlsOptions) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let Some(auth) = &options.client_auth else { return Ok(Vec::new()) };
     let authorities = load_chain(&auth.ca_file, CLIENT_CA)?;
-    trust_anchors(&authorities, auth)?;
+    trust_anchors(&authorities, &auth.ca_file, CLIENT_CA)?;
     if let Some((subject, issuer)) = authorities.iter().find_map(client_auth::leaf_names) {
         return Err(TlsError::NotAnAuthority { option: CLIENT_CA, path: auth.ca_file.clone(), subject, issuer });
     }
     Ok(authorities)
-}
-
-fn trust_anchors(authorities: &[CertificateDer<'static>], auth: &ClientAuth) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for authority in authorities {
-        let (option, path) = (CLIENT_CA, auth.ca_file.clone());
-        roots.add(authority.clone()).map_err(|reason| TlsError::Anchor { option, path, reason })?;
-    }
-    Ok(roots)
 }
 
 /// Everything that a session depends on besides its ticket key.
