@@ -2,7 +2,7 @@
 
 use crate::support::bearer::basic;
 use crate::support::client::{JSON, Response};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, IMPERSONATE};
 use crate::support::upstream::Upstream;
 
 const RULES: &str = "[{users: alice, routes: openapi, ontologies: 'sales*'}, {users: '*', methods: GET}, \
@@ -100,13 +100,8 @@ fn the_hive_route_accepts_a_key_as_password() {
 #[test]
 fn the_service_key_is_sent_in_the_same_form() {
     let upstream = Upstream::start();
-    let options = [
-        ("UPSTREAM_CREDENTIAL", "impersonate"),
-        ("UPSTREAM_API_KEY", "tk_service"),
-        ("AUTH_TRUST_SALT_HOLDER", "true"),
-    ];
     let on = "routes: [{name: hive}]\n";
-    let gateway = Gateway::start_with_file(upstream.address(), on, &options);
+    let gateway = Gateway::start_with_file(upstream.address(), on, &IMPERSONATE);
     assert_eq!(thrift(&gateway, &basic("token", &gateway.token()), &[]).status, 200);
     let seen = upstream.only_request();
     assert_eq!(seen.header("authorization"), basic("token", "tk_service"));

@@ -4,12 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::client::{JSON, Response};
-use crate::support::gateway::{Gateway, setup};
+use crate::support::gateway::{Gateway, IMPERSONATE, setup};
 use crate::support::upstream::{Recorded, Upstream, respond, write};
 use crate::support::wait_until;
-
-const IMPERSONATE: [(&str, &str); 3] =
-    [("UPSTREAM_CREDENTIAL", "impersonate"), ("UPSTREAM_API_KEY", "tk_service"), ("AUTH_TRUST_SALT_HOLDER", "true")];
 
 fn get(gateway: &Gateway, key: &str, more: &[(&str, &str)]) -> Response {
     let headers = [&[JSON, ("x-api-key", key)], more].concat();

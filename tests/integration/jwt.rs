@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use crate::support::client::{JSON, Response};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, IMPERSONATE};
 use crate::support::idp::{ISSUER, Idp, SigningKey, claims};
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
@@ -189,12 +189,7 @@ fn rules_can_name_groups_of_a_jwt() {
 
 #[test]
 fn under_impersonate_the_service_key_replaces_the_jwt() {
-    let options = [
-        ("UPSTREAM_CREDENTIAL", "impersonate"),
-        ("UPSTREAM_API_KEY", "tk_service"),
-        ("AUTH_TRUST_SALT_HOLDER", "true"),
-    ];
-    let setup = Setup::new("", &options);
+    let setup = Setup::new("", &IMPERSONATE);
     let token = setup.token(&json!({}));
     assert_eq!(setup.get(&token, &[("x-jwt-tenant-id", "acme"), ("Cookie", "a=b")]).status, 200);
     let seen = setup.upstream.only_request();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::bearer::basic;
 use crate::support::client::{JSON, Response};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, IMPERSONATE};
 use crate::support::h2_client::H2Client;
 use crate::support::upstream::{AfterRequest, Recorded, Upstream, respond};
 use crate::support::wait_until;
@@ -155,12 +155,7 @@ const OPEN: &str = "routes:\n  - {name: hooks, prefixes: [/chatbot, /timbr/api/c
 #[test]
 fn a_route_without_credentials_adds_nothing_of_the_gateway() {
     let upstream = Upstream::start();
-    let options = [
-        ("UPSTREAM_CREDENTIAL", "impersonate"),
-        ("UPSTREAM_API_KEY", "tk_service"),
-        ("AUTH_TRUST_SALT_HOLDER", "true"),
-    ];
-    let gateway = Gateway::start_with_file(upstream.address(), OPEN, &options);
+    let gateway = Gateway::start_with_file(upstream.address(), OPEN, &IMPERSONATE);
     let sender = ("Authorization", "Bearer of.the.sender");
     for path in ["/timbr/api/chatbot/x", "/chatbot", "/login/"] {
         let headers = [

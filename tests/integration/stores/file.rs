@@ -19,11 +19,16 @@ fn fixture() -> StoreFixture {
     StoreFixture::File(tempfile::tempdir().expect("a folder"))
 }
 
+/// A fixture, the path of its file, and a backend.
+fn setup() -> (StoreFixture, String, Upstream) {
+    let fixture = fixture();
+    let path = fixture.path().to_str().expect("text").to_owned();
+    (fixture, path, Upstream::start())
+}
+
 #[test]
 fn every_issued_token_survives_kill_9() {
-    let fixture = fixture();
-    let upstream = Upstream::start();
-    let path = fixture.path().to_str().expect("text").to_owned();
+    let (_fixture, path, upstream) = setup();
     let options = [("STORE_KIND", "file"), ("STORE_PATH", &*path), ("LIMITS_TOKENS_PER_ADDRESS", "0")];
     let mut given: Vec<(String, String)> = Vec::new();
     for round in 0..3 {
@@ -157,9 +162,7 @@ fn expired_tokens_are_removed_from_the_file() {
 #[test]
 fn a_full_disk_affects_only_new_tokens() {
     // A file size limit, which needs no mount; full_disk.rs has a file system without space.
-    let fixture = fixture();
-    let path = fixture.path().to_str().expect("text").to_owned();
-    let upstream = Upstream::start();
+    let (_fixture, path, upstream) = setup();
     let options = [
         ("STORE_KIND", "file"),
         ("STORE_PATH", &*path),
@@ -200,9 +203,7 @@ fn a_full_disk_affects_only_new_tokens() {
 
 #[test]
 fn a_revocation_covers_tokens_that_are_in_the_file_but_not_in_memory() {
-    let fixture = fixture();
-    let path = fixture.path().to_str().expect("text").to_owned();
-    let upstream = Upstream::start();
+    let (_fixture, path, upstream) = setup();
     let options = [
         ("STORE_KIND", "file"),
         ("STORE_PATH", &*path),
@@ -239,9 +240,7 @@ fn a_revocation_covers_tokens_whose_key_is_not_configured_at_the_time() {
 
 #[test]
 fn two_processes_cannot_share_a_file() {
-    let fixture = fixture();
-    let path = fixture.path().to_str().expect("text").to_owned();
-    let upstream = Upstream::start();
+    let (_fixture, path, upstream) = setup();
     let _first = Program::start(upstream.address(), &[("STORE_KIND", "file"), ("STORE_PATH", &path)]);
     let variables = [
         ("API_AUTH_SALT", SALT),

@@ -17,6 +17,10 @@ use crate::support::client::{self, Client, Response};
 use crate::support::program::run;
 use crate::support::upstream::Upstream;
 
+/// Options with which the backend receives the service key.
+pub const IMPERSONATE: [(&str, &str); 3] =
+    [("UPSTREAM_CREDENTIAL", "impersonate"), ("UPSTREAM_API_KEY", "tk_service"), ("AUTH_TRUST_SALT_HOLDER", "true")];
+
 /// A backend that accepts every request, a gateway for it, and a token of `alice`.
 pub fn setup(options: &[(&str, &str)]) -> (Upstream, Gateway, String) {
     let upstream = Upstream::start();
