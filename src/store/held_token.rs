@@ -44,8 +44,7 @@ mod tests {
 
     use super::*;
     use crate::base::clock::Clock;
-    use crate::base::user_name::UserName;
-    use crate::store::{KeyRing, LoginId, NewToken, Seed, Timestamp, TokenBinding, TokenLimits};
+    use crate::store::{KeyRing, NewToken, Seed, Timestamp, TokenLimits};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -59,10 +58,7 @@ mod tests {
         let limits = TokenLimits { ttl: HOUR, idle_ttl: Some(HOUR / 4), max: 2, max_per_user: 0 };
         let store = Store::in_memory(limits, KeyRing::new(&[]), clock.clone());
         let hold = |number: u8| {
-            let user = UserName::parse(b"alice").expect("valid");
-            let (login, binding) = (LoginId([number; 16]), TokenBinding([0; 8]));
-            let token = NewToken { login, user, groups: None, upstream_key: None, binding, key: 0 };
-            store.memory.insert(token, [number; 20], Timestamp(0), id_of);
+            store.memory.insert(NewToken::example("alice", number), [number; 20], Timestamp(0), id_of);
             store.hold(id_of(&[number; 20]))
         };
         let mut held = hold(1);

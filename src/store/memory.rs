@@ -359,7 +359,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::store::TokenBinding;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -372,18 +371,12 @@ mod tests {
         TokenId::from_token(seed)
     }
 
-    fn token(user: &str, login: u8) -> NewToken {
-        let user = UserName::parse(user.as_bytes()).expect("valid");
-        let binding = TokenBinding([0; 8]);
-        NewToken { login: LoginId([login; 16]), user, groups: None, upstream_key: None, binding, key: 0 }
-    }
-
     fn insert(store: &MemoryStore, login: u8, seed: u8) -> Seed {
         insert_for(store, &format!("user-{login}"), login, seed)
     }
 
     fn insert_for(store: &MemoryStore, user: &str, login: u8, seed: u8) -> Seed {
-        store.insert(token(user, login), [seed; 20], Timestamp(0), id_of)
+        store.insert(NewToken::example(user, login), [seed; 20], Timestamp(0), id_of)
     }
 
     fn find(store: &MemoryStore, seed: u8) -> Option<Arc<TokenRecord>> {
@@ -552,7 +545,7 @@ mod tests {
         let (store, clock) = store(None, 10);
         let fetch = |seed: u8, login: u8| {
             let now = clock.now();
-            let (token, seed) = (token(&format!("user-{login}"), login), [seed; 20]);
+            let (token, seed) = (NewToken::example(&format!("user-{login}"), login), [seed; 20]);
             let record = TokenRecord::new(id_of(&seed), token, seed, Timestamp(0), now, now.after(HOUR));
             store.insert_fetched(record)
         };

@@ -27,6 +27,16 @@ pub struct NewToken {
     pub key: KeyNumber,
 }
 
+#[cfg(test)]
+impl NewToken {
+    /// A token of this user, for a login that consists of one repeated byte.
+    pub fn example(user: &str, login: u8) -> NewToken {
+        let user = UserName::parse(user.as_bytes()).expect("valid");
+        let (login, binding) = (LoginId([login; 16]), TokenBinding([0; 8]));
+        NewToken { login, user, groups: None, upstream_key: None, binding, key: 0 }
+    }
+}
+
 /// Binds a token to what has proven its login: a keyed hash of the verifier and its evidence. The store keeps it with
 /// the token, and does not know what it means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

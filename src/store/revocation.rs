@@ -307,7 +307,7 @@ mod tests {
     use super::*;
     use crate::base::clock::Clock;
     use crate::config::{Sources, load};
-    use crate::store::{LoginId, NewToken, PRIMARY_KEY, TokenBinding};
+    use crate::store::NewToken;
 
     #[test]
     fn a_revocation_covers_tokens_minted_before_it() {
@@ -365,15 +365,7 @@ mod tests {
         let store = Store::new(&config, &Clock::manual(1_000)).expect("a store");
         // Its thread executes nothing.
         store.driver.as_ref().expect("there is a file").availability.mark_authoritative();
-        let token = NewToken {
-            login: LoginId([1; 16]),
-            user: UserName::parse(b"alice").expect("valid"),
-            groups: None,
-            upstream_key: None,
-            binding: TokenBinding([1; 8]),
-            key: PRIMARY_KEY,
-        };
-        store.memory.insert(token, [1; 20], store.now(), |seed| TokenId::from_token(seed));
+        store.memory.insert(NewToken::example("alice", 1), [1; 20], store.now(), |seed| TokenId::from_token(seed));
         let id = TokenId::from_token(&[1; 20]);
         assert!(store.find(&id).is_some());
         let revoked = tokio::time::timeout(Duration::from_millis(1), store.revoke(Revocation::All)).await;

@@ -136,14 +136,13 @@ mod tests {
 
     use super::*;
     use crate::base::clock::Clock;
-    use crate::base::user_name::UserName;
     use crate::config::StoreKey;
     use crate::store::file::PendingMint;
     use crate::store::keys::{KeyRing, PRIMARY_KEY, StoreKeys};
     use crate::store::memory::MemoryStore;
     use crate::store::time::StoreClock;
     use crate::store::token_limits::TokenLimits;
-    use crate::store::{LoginId, NewToken, TokenBinding, TokenId};
+    use crate::store::{NewToken, TokenId};
 
     /// Accepts no write while it is full.
     #[derive(Debug, Default)]
@@ -202,14 +201,7 @@ mod tests {
         let path = folder.path().join("tokens");
         let mut store = FileStore::new(path, keys, Arc::clone(&memory), store_clock).open().expect("opened");
         let id = TokenId::from_token(b"x");
-        let token = NewToken {
-            login: LoginId([3; 16]),
-            user: UserName::parse(b"alice").expect("valid"),
-            groups: None,
-            upstream_key: None,
-            binding: TokenBinding([4; 8]),
-            key: PRIMARY_KEY,
-        };
+        let token = NewToken::example("alice", 3);
         let reply = oneshot::channel().0;
         store.mint(vec![PendingMint { token, seed: [7; 20], id, reply }]).expect("written");
 
