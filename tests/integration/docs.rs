@@ -56,7 +56,7 @@ fn the_configuration_reference_is_up_to_date() {
 #[test]
 fn the_samples_of_the_configuration_are_valid() {
     let page = |name: &str| std::fs::read_to_string(repository().join(name)).expect("the page");
-    let pages = [page("docs/configuration.md"), page("docs/choose.md")];
+    let pages = ["configuration", "choose", "guide/migration"].map(|name| page(&format!("docs/{name}.md")));
     let folder = tempfile::tempdir().expect("a folder");
     let at = |name: &str| folder.path().join(name);
     std::fs::write(at("salt"), SALT).expect("written");
