@@ -84,14 +84,14 @@ impl TlsReloader {
         self.options = options;
         self.watch.reset();
         // Files may have changed since `reload_if_changed` has read them.
-        if !self.activate(snapshot) && has_new_options {
+        if !self.activate(&snapshot) && has_new_options {
             self.log_certificates();
         }
     }
 
     /// Returns whether certificates, authorities or ticket keys differ from the active ones; then they are logged.
-    fn activate(&mut self, snapshot: Arc<TlsSnapshot>) -> bool {
-        let previous = self.current.send_replace(Arc::clone(&snapshot));
+    fn activate(&mut self, snapshot: &Arc<TlsSnapshot>) -> bool {
+        let previous = self.current.send_replace(Arc::clone(snapshot));
         let client_authorities = snapshot.authorities != previous.authorities;
         let is_changed = client_authorities || !snapshot.has_same_certificates(&previous);
         if is_changed {
@@ -190,7 +190,7 @@ impl TlsReloader {
     /// Activates `material`, unless it is active already. Returns whether it changed anything.
     fn apply_material(&mut self, material: TlsMaterial) -> Result<bool, TlsError> {
         let snapshot = self.build(material, &self.options)?;
-        let is_changed = self.activate(snapshot);
+        let is_changed = self.activate(&snapshot);
         if !is_changed {
             debug!("the certificate files were reloaded without changes");
         }
@@ -265,8 +265,8 @@ mod tests {
         let unchanged = prepare(&setup);
         write_pair(&setup.files, "two.test");
         let changed = prepare(&setup);
-        assert!(!setup.reloader.activate(unchanged.snapshot));
-        assert!(setup.reloader.activate(changed.snapshot), "so it is logged");
+        assert!(!setup.reloader.activate(&unchanged.snapshot));
+        assert!(setup.reloader.activate(&changed.snapshot), "so it is logged");
         assert_eq!(setup.name(), "two.test");
     }
 
