@@ -147,11 +147,15 @@ impl StatementSource {
 /// SECURITY: a backend that decompresses or converts the body reads a different statement.
 fn is_plain_text(screened: &Screened) -> bool {
     let headers = screened.headers();
-    let is_plain = |charset: &str| ["utf-8", "utf8", "us-ascii"].iter().any(|plain| charset.starts_with(plain));
+    // What follows `charset`: also `charset*=utf-8''utf-7` (RFC 8187) names one, and another parameter may follow.
+    let is_plain = |rest: &str| {
+        let name = rest.strip_prefix('=').and_then(|rest| rest.split([';', ' ', '\t']).next());
+        name.is_some_and(|name| ["utf-8", "utf8", "us-ascii"].contains(&name))
+    };
     headers.all(HeaderName::ContentEncoding).all(|value| value.eq_ignore_ascii_case(b"identity"))
         && headers.all(HeaderName::ContentType).all(|value| {
             let value = String::from_utf8_lossy(value).to_ascii_lowercase().replace('"', "");
-            value.split("charset=").skip(1).all(is_plain)
+            value.split("charset").skip(1).all(is_plain)
         })
 }
 

@@ -152,14 +152,21 @@ fn rules_allow_classes_of_statements() {
     let other = send_body(&gateway, "POST /timbr/openapi/ontology/hr/query", "application/text", &token, "SELECT 1");
     assert_eq!(other.reason(), "not_authorized");
     // The backend could read a different text.
-    for (name, value) in [("Content-Encoding", "deflate"), ("Content-Type", "application/text; charset=utf-7")] {
+    for (name, value) in [
+        ("Content-Encoding", "deflate"),
+        ("Content-Type", "application/text; charset=utf-7"),
+        ("Content-Type", "application/text; charset=utf-8-x"),
+        ("Content-Type", "application/text; charset*=utf-8''utf-7"),
+        ("Content-Type", "application/text; charset=utf-8; charset*0=utf-7"),
+    ] {
         let more: &[_] = if name == "Content-Type" { &[] } else { &[("Content-Type", "application/text")] };
         let headers = [more, &[(name, value), ("x-api-key", &token)]].concat();
         let response = gateway.client().send(QUERY, &headers, b"SELECT 1");
         assert_eq!(response.reason(), "not_authorized", "{value}");
     }
-    let plain = send_body(&gateway, QUERY, "application/text; charset=\"UTF-8\"", &token, "SELECT 1");
-    assert_eq!(plain.status, 200);
+    for media_type in ["application/text; charset=\"UTF-8\"", "application/text;charset=utf-8 ; x=y"] {
+        assert_eq!(send_body(&gateway, QUERY, media_type, &token, "SELECT 1").status, 200, "{media_type}");
+    }
     let json = "POST /timbr/api/query/";
     for (body, allowed) in [
         (r#"{"ontology_name":"sales","query":"select 1"}"#, true),
