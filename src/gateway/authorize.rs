@@ -1,8 +1,6 @@
 //! Checks whether the rules allow an authenticated request. `auth::authorization` has the rules; this applies
 //! them to a request, and to the statement in its body if a rule depends on it.
 
-use std::borrow::Cow;
-
 use http::Method;
 
 use crate::auth::authorization::{Action, Authorization};
@@ -11,7 +9,7 @@ use crate::base::groups::Groups;
 use crate::base::truncate::truncate;
 use crate::config::{AGENT_LOG_PATHS, THRIFT_PATHS};
 use crate::gateway::exchange::Exchange;
-use crate::gateway::ontology::{ontologies_in_headers, requested_ontology};
+use crate::gateway::ontology::{HeadOntology, requested_ontology};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
 use crate::http::headers::HeaderName;
@@ -36,9 +34,7 @@ pub struct StatementCheck {
     /// Where its statement is.
     pub source: StatementSource,
     method: Method,
-    ontology: Option<String>,
-    /// Those that headers select.
-    in_headers: Vec<Box<[u8]>>,
+    head: HeadOntology,
 }
 
 /// Rejects what no rule allows. In shadow mode it only writes and counts the decision. `Some` if the decision depends on
@@ -54,13 +50,15 @@ pub fn authorize(
     if identity.is_unauthenticated() {
         return Ok(None);
     }
-    let ontology = requested_ontology(screened)?;
+    let ontology = match requested_ontology(screened) {
+        Ok(ontology) => ontology,
+        Err(ambiguous) => return deny(authorization, || ambiguous, exchange, metrics).map(|()| None),
+    };
     if authorization.depends_on_statements()
         && let Some(source) = StatementSource::of_request(screened)
     {
-        let (method, ontology) = (screened.method().clone(), ontology.map(Cow::into_owned));
-        let in_headers = ontologies_in_headers(screened).map(Box::from).collect();
-        return Ok(Some(StatementCheck { source, method, ontology, in_headers }));
+        let (method, head) = (screened.method().clone(), HeadOntology::new(screened, ontology));
+        return Ok(Some(StatementCheck { source, method, head }));
     }
     let route = exchange.record.route.name();
     let action = Action { route, method: screened.method(), ontology: ontology.as_deref(), statement: None, mcp: None };
@@ -77,12 +75,9 @@ pub fn authorize_statement(
     metrics: &Metrics,
 ) -> Result<(), Rejection> {
     let Some(authorization) = auth.authorization() else { return Ok(()) };
-    let (in_head, in_body) = (check.ontology.as_deref(), statement.ontology.as_deref());
-    let is_ambiguous = in_body.is_some_and(|name| {
-        in_head.is_some_and(|other| other != name) || check.in_headers.iter().any(|other| **other != *name.as_bytes())
-    });
-    if is_ambiguous {
-        return Err(Rejection::OntologyAmbiguous);
+    let (in_head, in_body) = (check.head.named.as_deref(), statement.ontology.as_deref());
+    if check.head.differs_from(in_body) {
+        return deny(authorization, || Rejection::OntologyAmbiguous, exchange, metrics);
     }
     // The database of a session is not named again by its statements.
     let ontology = in_head.or(in_body.filter(|_| !statement.is_session_call()));
@@ -101,10 +96,19 @@ fn decide(
     if authorization.allows(identity, action) {
         return Ok(());
     }
+    deny(authorization, || Rejection::NotAuthorized(groups_detail(identity.groups())), exchange, metrics)
+}
+
+fn deny(
+    authorization: &Authorization,
+    rejection: impl FnOnce() -> Rejection,
+    exchange: &Exchange,
+    metrics: &Metrics,
+) -> Result<(), Rejection> {
     let decision = if authorization.is_enforced() { "denied" } else { "would be denied" };
     exchange.record.audit("authorization", decision);
     if authorization.is_enforced() {
-        return Err(Rejection::NotAuthorized(groups_detail(identity.groups())));
+        return Err(rejection());
     }
     metrics.authorization_shadow_denials.inc();
     Ok(())

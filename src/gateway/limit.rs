@@ -1,6 +1,5 @@
 //! Applies `limits.rules` to an authenticated request. `admission` counts; this decides which rules a request is for.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use crate::base::user_name::UserName;
 use crate::config::LimitRule;
 use crate::gateway::authorize::StatementSource;
 use crate::gateway::exchange::Exchange;
-use crate::gateway::ontology::requested_ontology;
+use crate::gateway::ontology::{HeadOntology, requested_ontology};
 use crate::gateway::rejection::Rejection;
 use crate::gateway::screen::Screened;
 use crate::http::statement::{Statement, StatementClass, StatementFormat};
@@ -20,8 +19,10 @@ use crate::http::statement::{Statement, StatementClass, StatementFormat};
 pub struct LimitCheck {
     /// Where its statement is.
     pub source: StatementSource,
-    /// The ontology that its head names; the request has been counted for it.
-    in_head: Option<String>,
+    /// If it names an ontology, the request has been counted for that.
+    head: HeadOntology,
+    /// Whether a rule that depends on the ontology is enforced.
+    is_enforced: bool,
 }
 
 /// Counts the request for every rule that matches it, and rejects it if it exceeds a limit that is enforced. `Some` if
@@ -35,14 +36,21 @@ pub fn limit(
     if permit.rules().is_empty() {
         return Ok(None);
     }
-    let needs_ontology = permit.rules().iter().any(|limiter| limiter.rule.ontologies.is_some());
-    let ontology = if needs_ontology { requested_ontology(screened)? } else { None };
+    let by_ontology = || permit.rules().iter().filter(|limiter| limiter.rule.ontologies.is_some());
+    let needs_ontology = by_ontology().next().is_some();
+    let is_enforced = by_ontology().any(|limiter| limiter.rule.is_enforced);
+    let ontology = match if needs_ontology { requested_ontology(screened) } else { Ok(None) } {
+        Ok(ontology) => ontology,
+        Err(ambiguous) if is_enforced => return Err(ambiguous),
+        // It may be for either of them.
+        Err(_) => return count(identity, exchange, Ontology::Any, |_| true).map(|()| None),
+    };
     let source = if needs_ontology { StatementSource::of_request(screened) } else { None };
     let source = source.filter(|source| ontology.is_none() || source.format != StatementFormat::Sql);
     let is_known = ontology.is_some() || source.is_none();
     let named = Ontology::Named(ontology.as_deref());
     count(identity, exchange, named, |rule| is_known || rule.ontologies.is_none())?;
-    Ok(source.map(|source| LimitCheck { source, in_head: ontology.map(Cow::into_owned) }))
+    Ok(source.map(|source| LimitCheck { source, head: HeadOntology::new(screened, ontology), is_enforced }))
 }
 
 /// Counts a request whose body is there for the rules that depend on its ontology.
@@ -52,15 +60,19 @@ pub fn limit_statement(
     identity: &Identity,
     exchange: &mut Exchange,
 ) -> Result<(), Rejection> {
-    if let Some(in_head) = &check.in_head {
-        let is_ambiguous = statement.ontology.as_ref().is_some_and(|name| name != in_head);
-        return if is_ambiguous { Err(Rejection::OntologyAmbiguous) } else { Ok(()) };
+    let is_ambiguous = check.head.differs_from(statement.ontology.as_deref());
+    if is_ambiguous && check.is_enforced {
+        return Err(Rejection::OntologyAmbiguous);
+    }
+    if check.head.named.is_some() {
+        return Ok(());
     }
     let is_understood =
         statement.class != StatementClass::Unknown || statement.text.is_some() || statement.mcp.is_some();
     let ontology = match statement.ontology.as_deref() {
         // SECURITY: a body that cannot be read may name any of them.
         None if !is_understood => Ontology::Any,
+        Some(_) if is_ambiguous => Ontology::Any,
         name => Ontology::Named(name),
     };
     count(identity, exchange, ontology, |rule| rule.ontologies.is_some())

@@ -38,8 +38,31 @@ pub fn ontology_in_user_name(credential: &ClientCredential) -> Option<&str> {
     }
 }
 
-/// The values of the headers with which clients select an ontology.
-pub fn ontologies_in_headers(screened: &Screened) -> impl Iterator<Item = &[u8]> {
+/// What the head of a request says about its ontology, for a comparison with its body.
+pub struct HeadOntology {
+    /// The one that it names for rules.
+    pub named: Option<String>,
+    /// Those that headers select.
+    in_headers: Vec<Box<[u8]>>,
+}
+
+impl HeadOntology {
+    /// `named` is the result of [`requested_ontology`].
+    pub fn new(screened: &Screened, named: Option<Cow<'_, str>>) -> HeadOntology {
+        let in_headers = ontologies_in_headers(screened).map(Box::from).collect();
+        HeadOntology { named: named.map(Cow::into_owned), in_headers }
+    }
+
+    /// Whether the body names a different one.
+    pub fn differs_from(&self, in_body: Option<&str>) -> bool {
+        in_body.is_some_and(|name| {
+            self.named.as_ref().is_some_and(|named| named != name)
+                || self.in_headers.iter().any(|value| **value != *name.as_bytes())
+        })
+    }
+}
+
+fn ontologies_in_headers(screened: &Screened) -> impl Iterator<Item = &[u8]> {
     let headers = screened.headers().iter().filter(|header| ONTOLOGY_HEADERS.contains(&header.text()));
     headers.map(|header| header.value)
 }

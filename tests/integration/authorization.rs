@@ -196,7 +196,7 @@ fn thrift_call(name: &str, fields: &[u8]) -> Vec<u8> {
 }
 
 /// As Hive's JDBC driver opens a session in a database.
-fn open_session(database: &str) -> Vec<u8> {
+pub fn open_session(database: &str) -> Vec<u8> {
     let configuration = [&b"\x0d\0\x04\x0b\x0b\0\0\0\x01"[..], &thrift_text("use:database"), &thrift_text(database)];
     thrift_call("OpenSession", &configuration.concat())
 }
@@ -264,6 +264,16 @@ fn in_shadow_mode_statements_that_no_rule_allows_are_forwarded_whole() {
     for body in ["SELECT 1", "DROP TABLE t", &long] {
         assert_eq!(send_body(&gateway, QUERY, "application/text", &token, body).status, 200);
         assert_eq!(upstream.log().pop().expect("it arrived").body, body.as_bytes());
+    }
+    assert_eq!(gateway.metric("timbr_gateway_authorization_shadow_denials_total"), 2.0);
+    // Nor is a request rejected that names two ontologies, which rules that are enforced could not decide about.
+    let rules = "[{users: alice, ontologies: sales}]";
+    let options = [("AUTHORIZATION_MODE", "shadow"), ("AUTHORIZATION_RULES", rules)];
+    let (gateway, token) = Gateway::with_token(upstream.address(), &options);
+    for line in [QUERY, "POST /timbr/api/query/"] {
+        let headers = [JSON, ("x-api-key", token.as_str()), ("x-ontology", "hr")];
+        let body = br#"{"ontology_name":"sales","query":"select 1"}"#;
+        assert_eq!(gateway.client().send(line, &headers, body).status, 200, "{line}");
     }
     assert_eq!(gateway.metric("timbr_gateway_authorization_shadow_denials_total"), 2.0);
 }

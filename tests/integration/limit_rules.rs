@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::authorization::open_session;
+use crate::support::bearer::basic;
 use crate::support::client::{Client, JSON, Response};
 use crate::support::gateway::{Gateway, setup};
 use crate::support::program::Program;
@@ -122,6 +124,41 @@ fn the_ontology_of_a_body_counts_and_so_does_a_body_that_cannot_be_read() {
     for unreadable in [twice, &large] {
         assert_eq!(send(&[&sales, unreadable]), [200, 429], "{}", unreadable.len());
     }
+}
+
+#[test]
+fn a_request_for_two_ontologies_is_rejected_if_a_rule_for_ontologies_is_enforced() {
+    let body = r#"{"query":"SELECT 1","ontology_name":"sales"}"#;
+    for (mode, expected) in [("enforce", (400, "ontology_ambiguous")), ("shadow", (200, ""))] {
+        let rules = format!("[{{name: slow, ontologies: sales, requests_per_second: 0.01, burst: 1, mode: {mode}}}]");
+        let (upstream, gateway, token) = setup(&[("LIMITS_RULES", &rules)]);
+        let send = |line: &str| {
+            let response =
+                gateway.client().send(line, &[JSON, ("x-api-key", &*token), ("x-ontology", "hr")], body.as_bytes());
+            let reason = if response.status == 200 { String::new() } else { response.reason() };
+            (response.status, reason)
+        };
+        // The path and a header, and a header and the body.
+        for line in [QUERY, "POST /timbr/api/query/"] {
+            assert_eq!(send(line), (expected.0, expected.1.to_owned()), "{mode} {line}");
+        }
+        let (arrived, counted) = if mode == "shadow" { (2, 1.0) } else { (0, 0.0) };
+        assert_eq!(upstream.log().len(), arrived, "{mode}");
+        gateway.expect_metric(&exceeded("slow"), counted);
+    }
+}
+
+#[test]
+fn a_body_cannot_hide_an_ontology_behind_another_one_in_the_head() {
+    let rules = "[{name: slow, ontologies: hr, requests_per_second: 0.01, burst: 1}]";
+    let upstream = Upstream::start();
+    let gateway = Gateway::start_with_file(upstream.address(), "routes: [{name: hive}]\n", &[("LIMITS_RULES", rules)]);
+    let authorization = basic("token@sales", &gateway.token());
+    let headers = [("Content-Type", "application/x-thrift"), ("Authorization", authorization.as_str())];
+    let open = |database| gateway.client().send("POST /timbr-server", &headers, &open_session(database));
+    assert_eq!(open("hr").rejection(), (400, "ontology_ambiguous".to_owned()));
+    assert!(upstream.log().is_empty());
+    assert_eq!((open("sales").status, open("default").status), (200, 200));
 }
 
 #[test]
