@@ -22,8 +22,6 @@ impl Gateway {
     /// `{"data":["tk_…"],"status":"success"}`.
     pub(super) async fn get_token(&self, head: &Head, exchange: &mut Exchange) -> Result<GatewayResponse, Rejection> {
         exchange.set_route(&self.route_metrics.get_token);
-        reject_if_stopped(self.auth.store(), StopKind::Route, ROUTE_NAME)?;
-        exchange.permit().begin_authentication()?;
         let minted = match self.mint(head, exchange).await {
             Ok(minted) => minted,
             Err((rejection, claimed_user)) => {
@@ -54,7 +52,9 @@ impl Gateway {
 
     /// The error has the user that an authentic bearer names.
     async fn mint(&self, head: &Head, exchange: &mut Exchange) -> Result<MintedToken, (Rejection, Option<UserName>)> {
-        let bearer = screen_login(&head.headers).map_err(|rejection| (rejection, None))?;
+        let admitted = reject_if_stopped(self.auth.store(), StopKind::Route, ROUTE_NAME)
+            .and_then(|()| exchange.permit().begin_authentication().map_err(Rejection::from));
+        let bearer = admitted.and_then(|()| screen_login(&head.headers)).map_err(|rejection| (rejection, None))?;
         let (client, timing) = (exchange.context().origin.address, &exchange.record.timing);
         let minted = self.auth.mint(bearer, client, &self.upstreams[0].client, timing).await;
         minted.map_err(|MintFailure { error, claimed_user }| {

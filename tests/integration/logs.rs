@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::bearer::{SALT, bearer};
+use crate::support::bearer::{SALT, basic, bearer};
 use crate::support::client::{self, Client};
 use crate::support::program::Program;
 use crate::support::small_disk::SmallDisk;
@@ -240,5 +240,62 @@ fn the_audit_line_of_a_failed_login_names_the_user() {
         assert_eq!((audit["claimed_user"].as_str(), &audit["user"]), (user, &"".into()), "{id}");
         let access = line_of("access", id);
         assert_eq!((access["claimed_user"].as_str(), &access["user"]), (None, &"".into()), "{id}");
+    }
+}
+
+/// Who was denied is proven by the password, and a login that is not even tried has a line too.
+#[test]
+fn the_audit_line_of_a_denied_login_names_the_proven_user() {
+    let upstream = Upstream::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (users, config) = (folder.path().join("users"), folder.path().join("gateway.yaml"));
+    let hash = bcrypt::hash("wonder", 4).expect("hashed");
+    std::fs::write(&users, format!("alice:{hash}\n")).expect("written");
+    std::fs::write(&config, "routes: [{name: hive}]\n").expect("written");
+    let options = [
+        ("AUTH_VERIFIER", "users-file"),
+        ("AUTH_USERS_FILE", users.to_str().expect("text")),
+        ("CONFIG", config.to_str().expect("text")),
+        ("LISTEN_ADMIN", "127.0.0.1:0"),
+    ];
+    let (program, log) = Program::start_logged(upstream.address(), &options);
+    let expect_line = |id: &str, status: u16, decision: &str, user: &str, claimed_user: Option<&str>| {
+        let line = log.expect("an audit line", |line| line["target"] == "audit" && line["request_id"] == id);
+        assert_eq!((&line["what"], &line["decision"], &line["user"]), (&"mint".into(), &decision.into(), &user.into()));
+        assert_eq!(line["claimed_user"].as_str(), claimed_user, "{id}");
+        let line = log.expect("an access line", |line| line["target"] == "access" && line["request_id"] == id);
+        assert_eq!((&line["status"], &line["reason"], &line["user"]), (&status.into(), &decision.into(), &user.into()));
+    };
+    let basic_login = |id: &str, password: &str| {
+        let authorization = basic("alice", password);
+        let headers =
+            [("Content-Type", "application/x-thrift"), ("Authorization", &*authorization), ("x-request-id", id)];
+        Client::connect(program.http).send("POST /timbr-server", &headers, b"\x80\x01").status
+    };
+    let get_token = |id: &str| {
+        let authorization = format!("Bearer {}", bearer("alice", "wonder"));
+        let headers = [("Content-Type", "application/json"), ("Authorization", &*authorization), ("x-request-id", id)];
+        Client::connect(program.http).send("POST /timbr/api/get_token", &headers, b"").status
+    };
+    assert_eq!(basic_login("wrong", "wonderful"), 401);
+    expect_line("wrong", 401, "credentials_wrong", "", Some("alice"));
+    let stop = r#"{"kind":"route","name":"get_token","why":"Maintenance."}"#;
+    assert_eq!(program.admin("POST /stop", stop).status, 200);
+    assert_eq!(get_token("stopped-0"), 503);
+    expect_line("stopped-0", 503, "stopped_by_operator", "", None);
+    assert_eq!(program.admin("POST /resume", r#"{"kind":"route","name":"get_token"}"#).status, 200);
+    assert_eq!(program.admin("POST /stop", r#"{"kind":"user","name":"alice","why":"Wait."}"#).status, 200);
+    assert_eq!((basic_login("stopped-1", "wonder"), get_token("stopped-2")), (503, 503));
+    let deny = r#"{"user":"alice","deny_seconds":3600}"#;
+    assert_eq!(program.admin("POST /tokens/revoke", deny).status, 200);
+    assert_eq!(program.admin("POST /resume", r#"{"kind":"user","name":"alice"}"#).status, 200);
+    assert_eq!((basic_login("denied-1", "wonder"), get_token("denied-2")), (403, 403));
+    for (id, status, reason) in [
+        ("stopped-1", 503, "stopped_by_operator"),
+        ("stopped-2", 503, "stopped_by_operator"),
+        ("denied-1", 403, "credential_denied"),
+        ("denied-2", 403, "credential_denied"),
+    ] {
+        expect_line(id, status, reason, "alice", None);
     }
 }
