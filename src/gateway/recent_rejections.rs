@@ -128,6 +128,8 @@ impl RejectionRecorder {
 impl RejectionRing {
     fn record(&mut self, rejection: &Rejection, request: &AccessRecord) {
         let context = &request.context;
+        // Read again, as the request may have waited: for a slot, for its body, or until an operator cancelled it.
+        let elapsed = clock::now().duration_since(context.started_at);
         let mut old = self.records.get_mut(self.next);
         // The buffers of the oldest record are reused, so that a flood allocates nothing.
         let mut reuse = |buffer: fn(&mut RejectionRecord) -> &mut Vec<u8>, text: &[u8]| {
@@ -138,7 +140,7 @@ impl RejectionRing {
         };
         let record = RejectionRecord {
             time: clock::unix_time(),
-            elapsed: clock::recent().duration_since(context.started_at),
+            elapsed,
             request_id: reuse(|old| &mut old.request_id, context.request_id_bytes()),
             trace_id: *context.trace_id(),
             client: context.origin.address,

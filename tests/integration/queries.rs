@@ -165,6 +165,9 @@ fn a_running_and_a_queued_query_are_listed_and_cancelled_on_any_worker() {
     let response = second.read_response();
     assert_eq!((response.status, response.reason().as_str()), (409, "query_cancelled"));
     assert!(response.text().contains("the load comes first"), "{}", response.text());
+    let waited = gateway.get("/queries/slow")["queries"][0]["total_ms"].as_f64().expect("milliseconds");
+    let explained = gateway.get("/explain/second")["refusals"][0]["after_ms"].as_f64().expect("milliseconds");
+    assert!((waited - explained).abs() < 50.0, "{explained} of {waited} ms");
     gateway.expect_metric("timbr_gateway_requests_queued", 0.0);
 
     // For a running one the backend notices it, and the slot is free.
