@@ -26,7 +26,7 @@ pub struct LimitRule {
     pub addresses: Option<Vec<IpNet>>,
     /// Names of route profiles.
     pub routes: Option<Vec<String>>,
-    /// Patterns of the ontology in the path; a path without one does not match.
+    /// Patterns of the ontology that the request names; a request that names none does not match.
     pub ontologies: Option<Vec<Glob>>,
     /// Requests of each caller per second.
     pub rate: Option<Rate>,
@@ -89,7 +89,8 @@ fn limit_rule(mut entry: ListEntry<'_>, profiles: &[RouteProfile]) -> Option<Lim
     let rate = rate(&mut entry, per_second, burst);
     let concurrent = entry.number::<usize>("concurrent");
     if concurrent == Some(0) {
-        entry.problem("concurrent", "must be at least 1; to stop all requests of a user, revoke the user's tokens");
+        entry
+            .problem("concurrent", "must be at least 1; to stop all requests of a user, use `timbr-gateway stop user`");
     }
     if per_second.is_none() && concurrent.is_none() {
         entry.problem("requests_per_second", "is missing, and `concurrent` too: the rule would limit nothing");
@@ -108,13 +109,17 @@ fn rate(entry: &mut ListEntry<'_>, per_second: Option<f64>, burst: Option<u32>) 
         }
         return None;
     };
+    if burst == Some(0) {
+        entry.problem("burst", "must be at least 1; to stop all requests of a user, use `timbr-gateway stop user`");
+        return None;
+    }
     // One second's worth, so that a client may send its requests together.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
     let rate = Rate::new(per_second, burst.unwrap_or(per_second.ceil().max(1.0) as u32));
     if rate.is_none() {
         entry.problem(
             "requests_per_second",
-            "must be a number above 0, such as 0.5 or 20, and a full burst must drain within a day",
+            "must be a number above 0, such as 0.5 or 20, and at most ten million, and a full burst must drain within a day",
         );
     }
     rate
@@ -156,7 +161,9 @@ mod tests {
             ("[{name: a, requests_per_second: 0}]", "must be a number above 0"),
             ("[{name: a, requests_per_second: fast}]", "must be a number"),
             ("[{name: a, burst: 3, concurrent: 1}]", "has no effect without requests_per_second"),
-            ("[{name: a, concurrent: 0}]", "must be at least 1"),
+            ("[{name: a, concurrent: 0}]", "concurrent: must be at least 1; to stop all requests of a user, use"),
+            ("[{name: a, requests_per_second: 1, burst: 0}]", "burst: must be at least 1"),
+            ("[{name: a, requests_per_second: 1e9}]", "at most ten million"),
             ("[{name: a, concurrent: 1.5}]", "must be a whole number"),
             ("[{name: a, concurrent: 1, mode: log}]", "must be enforce or shadow"),
             ("[{name: a, concurrent: 1, routes: other}]", "\"other\" is not a route"),
