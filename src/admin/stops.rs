@@ -83,7 +83,9 @@ pub async fn resume(call: Call<'_>) -> CallResult {
     let store = snapshot.auth.store();
     let was_stopped = store.find_stop(|| Some(target.clone())).is_some();
     let resumed = store.resume(target.clone()).await;
-    warn!(stopped = %target, "resumed by an operator");
+    if was_stopped {
+        warn!(stopped = %target, "resumed by an operator");
+    }
     report_scope(&call, resumed)?;
     Ok(json!({ "status": "success", "was_stopped": was_stopped }))
 }

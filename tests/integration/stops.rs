@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::{JSON, Response};
 use crate::support::gateway::{Gateway, setup};
+use crate::support::program::Program;
 use crate::support::upstream::Upstream;
 use crate::support::wait_until;
 
@@ -65,6 +66,22 @@ fn a_stopped_ontology_receives_the_text_of_the_operator_until_it_is_resumed() {
     assert_eq!(send(&gateway, SALES, &key, "SELECT 1").status, 200);
     let not_stopped = (Some(4), "The ontology sales was not stopped.\n".to_owned());
     assert_eq!(run(&gateway, &["resume", "ontology", "sales"]), not_stopped);
+}
+
+/// A misspelled name must not look like a stop that has ended.
+#[test]
+fn the_log_says_that_something_was_resumed_only_if_it_was_stopped() {
+    let (program, lines) = Program::start_logged(Upstream::start().address(), &[("LISTEN_ADMIN", "127.0.0.1:0")]);
+    for (line, body) in [
+        ("POST /stop", r#"{"kind":"ontology","name":"sales","why":"Wait."}"#),
+        ("POST /resume", r#"{"kind":"ontology","name":"salse"}"#),
+        ("POST /resume", r#"{"kind":"ontology","name":"sales"}"#),
+    ] {
+        assert_eq!(program.admin(line, body).status, 200, "{body}");
+    }
+    let is_resumed = |line: &Value| line["message"] == "resumed by an operator";
+    lines.expect("a line", |line| is_resumed(line) && line["stopped"] == "ontology sales");
+    assert_eq!(lines.matching(is_resumed).len(), 1);
 }
 
 #[test]
