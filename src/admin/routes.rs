@@ -315,8 +315,8 @@ pub fn report_scope<T>(call: &Call<'_>, result: Result<T, Unavailable>) -> Resul
     call.note(label!("scope"), &scope);
     result.map_err(|_| {
         AdminError::unavailable(
-            "the token store is unavailable. The change is active at this gateway only; repeat it when the store is \
-             available again.",
+            "the token store is unavailable. The change is active at this gateway. Other replicas learn of it when the \
+             store is available again, unless this gateway stops before: then repeat it.",
         )
     })
 }

@@ -270,6 +270,27 @@ fn known_tokens_are_accepted_up_to_max_stale() {
     assert_eq!(scene.gateway.query(&scene.known).status, 200, "confirmed again");
 }
 
+/// The command fails, and its message says what becomes of the change.
+#[test]
+fn a_stop_during_an_outage_reaches_the_other_replicas_later() {
+    let mut redis = Redis::start();
+    let url = redis.url();
+    let upstream = Upstream::start();
+    let options = [("STORE_KIND", "redis"), ("STORE_URLS", &*url)];
+    let replicas = [(); 2].map(|()| Gateway::start(upstream.address(), &options));
+    wait_until("the store responds", || replicas.iter().all(is_up));
+    redis.kill();
+    wait_until("the outage is detected", || !replicas.iter().any(is_up));
+    let stop = r#"{"kind":"ontology","name":"sales","why":"Maintenance."}"#;
+    let failed = replicas[0].admin_command("POST /stop", stop);
+    let text = failed.json()["data"].as_str().unwrap_or_default().to_owned();
+    assert!(failed.status == 503 && text.contains("Other replicas learn of it when the store is available"), "{text}");
+    let stops = |gateway: &Gateway| gateway.get("/stops")["stops"].as_array().map_or(0, Vec::len);
+    assert_eq!(replicas.each_ref().map(stops), [1, 0]);
+    redis.restart();
+    wait_until("the other one knows it", || stops(&replicas[1]) == 1);
+}
+
 #[test]
 fn a_denied_key_is_rejected_from_the_first_request_on() {
     let redis = Redis::start();
