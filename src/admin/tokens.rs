@@ -33,8 +33,8 @@ const DEFAULT_LIST_LIMIT: usize = 1000;
 
 const MAX_LIST_LIMIT: usize = 100_000;
 
-/// The body of a revocation: exactly one member.
-#[derive(Deserialize)]
+/// The body of a revocation: exactly one of the first four members.
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RevocationRequest {
     user: Option<String>,
@@ -47,6 +47,20 @@ struct RevocationRequest {
     /// Also deny the user or the credential for so long; 0 ends that.
     deny_seconds: Option<u64>,
 }
+
+const REVOCATION_FORM: &str = "the body must be one of {\"user\": …}, {\"fingerprint\": …}, {\"token\": …} and \
+                               {\"all\": true}, with an optional \"dry_run\" or, without \"all\", \"deny_seconds\"";
+
+/// The body that ends a denial: exactly one member.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AllowRequest {
+    user: Option<String>,
+    fingerprint: Option<String>,
+    token: Option<String>,
+}
+
+const ALLOW_FORM: &str = "the body must be one of {\"user\": …}, {\"fingerprint\": …} and {\"token\": …}";
 
 /// What a request wants.
 #[derive(Debug, PartialEq, Eq)]
@@ -161,13 +175,14 @@ pub fn list_denied(admin: &AdminContext) -> Value {
 /// Ends the denial of the user or the credential that the body names. Revokes nothing.
 pub async fn allow(call: Call<'_>) -> CallResult {
     let auth = &call.admin.snapshot.get().auth;
-    let plan = parse_revocation(&call.body, |token| auth.jwt_verifier().credential_id(token));
-    let plan = plan.map_err(AdminError::bad_request)?;
-    let subject = subject_of(&plan.revocation).filter(|_| !plan.is_dry_run && plan.denial.is_none());
-    let subject = subject.ok_or_else(|| {
-        AdminError::bad_request("the body must be one of {\"user\": …}, {\"fingerprint\": …} and {\"token\": …}")
-    })?;
-    let name = name_of(&plan.revocation);
+    // SECURITY: not the parser's message, which may quote a token.
+    let request = serde_json::from_slice(&call.body).map_err(|_| AdminError::bad_request(ALLOW_FORM))?;
+    let AllowRequest { user, fingerprint, token } = request;
+    let request = RevocationRequest { user, fingerprint, token, ..RevocationRequest::default() };
+    let revocation = request.revocation(ALLOW_FORM, |token| auth.jwt_verifier().credential_id(token));
+    let revocation = revocation.map_err(AdminError::bad_request)?;
+    let subject = subject_of(&revocation).expect("it names a user or a credential");
+    let name = name_of(&revocation);
     call.note(label!("tokens"), &name);
     let allowed = auth.store().allow(subject).await;
     let was_denied = report_scope(&call, allowed)?;
@@ -178,35 +193,42 @@ pub async fn allow(call: Call<'_>) -> CallResult {
 }
 
 fn parse_revocation(body: &[u8], id_of: impl Fn(&[u8]) -> Option<TokenId>) -> Result<RevocationPlan, String> {
-    const FORM: &str = "the body must be one of {\"user\": …}, {\"fingerprint\": …}, {\"token\": …} and {\"all\": true}, \
-                        with an optional \"dry_run\" or, without \"all\", \"deny_seconds\"";
+    let form = || REVOCATION_FORM.to_owned();
     // SECURITY: not the parser's message, which may quote a token.
-    let request: RevocationRequest = serde_json::from_slice(body).map_err(|_| FORM.to_owned())?;
-    let revocation = match (request.user, request.fingerprint, request.token.map(Secret::new), request.all) {
-        (Some(name), None, None, None) => Revocation::User(parse_user(&name)?),
-        (None, Some(text), None, None) => Fingerprint::from_hex(&text)
-            .map(Revocation::Token)
-            .ok_or_else(|| "a fingerprint has 8 hex digits, as in the log and in the list".to_owned())?,
-        (None, None, Some(token), None) => {
-            let id = id_of(token.expose().as_bytes()).ok_or_else(|| {
-                "the gateway accepts no encrypted JWT with this text; take the fingerprint from the access log (`key`)"
-                    .to_owned()
-            })?;
-            Revocation::Token(id.fingerprint())
-        }
-        (None, None, None, Some(true)) => Revocation::All,
-        _ => return Err(FORM.to_owned()),
-    };
-    let denial = match (request.deny_seconds.map(Duration::from_secs), subject_of(&revocation)) {
+    let request: RevocationRequest = serde_json::from_slice(body).map_err(|_| form())?;
+    let (is_dry_run, denial) = (request.dry_run, request.deny_seconds.map(Duration::from_secs));
+    let revocation = request.revocation(REVOCATION_FORM, id_of)?;
+    let denial = match (denial, subject_of(&revocation)) {
         (None, _) => None,
-        (Some(_), _) if request.dry_run => return Err(FORM.to_owned()),
+        (Some(_), _) if is_dry_run => return Err(form()),
         (Some(duration), _) if duration > MAX_DENIAL => {
             return Err("deny_seconds (--deny-for) must be at most 30 days".to_owned());
         }
         (Some(duration), Some(subject)) => Some((subject, duration)),
-        (Some(_), None) => return Err(FORM.to_owned()),
+        (Some(_), None) => return Err(form()),
     };
-    Ok(RevocationPlan { revocation, is_dry_run: request.dry_run, denial })
+    Ok(RevocationPlan { revocation, is_dry_run, denial })
+}
+
+impl RevocationRequest {
+    /// The tokens that it names. `form` is the error unless it names exactly one thing.
+    fn revocation(self, form: &str, id_of: impl Fn(&[u8]) -> Option<TokenId>) -> Result<Revocation, String> {
+        match (self.user, self.fingerprint, self.token.map(Secret::new), self.all) {
+            (Some(name), None, None, None) => parse_user(&name).map(Revocation::User),
+            (None, Some(text), None, None) => Fingerprint::from_hex(&text)
+                .map(Revocation::Token)
+                .ok_or_else(|| "a fingerprint has 8 hex digits, as in the log and in the list".to_owned()),
+            (None, None, Some(token), None) => {
+                let id = id_of(token.expose().as_bytes());
+                id.map(|id| Revocation::Token(id.fingerprint())).ok_or_else(|| {
+                    "the gateway accepts no encrypted JWT with this text; take the fingerprint from the access log (`key`)"
+                        .to_owned()
+                })
+            }
+            (None, None, None, Some(true)) => Ok(Revocation::All),
+            _ => Err(form.to_owned()),
+        }
+    }
 }
 
 fn parse_user(name: &str) -> Result<UserName, String> {
