@@ -107,12 +107,12 @@ impl AdminClient<'_> {
 
     fn send_as_operator(&self, method: &str, path: &str, json: Option<&str>) -> anyhow::Result<serde_json::Value> {
         let response = self.send(method, path, json, Sender::Operator)?;
-        let body: serde_json::Value = serde_json::from_str(&response.body).unwrap_or_default();
+        let body: serde_json::Result<serde_json::Value> = serde_json::from_str(&response.body);
         if response.status != "200" {
-            let message = body["data"].as_str().unwrap_or(&response.body);
+            let message = body.as_ref().ok().and_then(|body| body["data"].as_str()).unwrap_or(&response.body);
             bail!("the gateway at {self} returned {}: {message}", response.status);
         }
-        Ok(body)
+        body.with_context(|| format!("the response of {self}{path} is not JSON, or was cut off"))
     }
 
     fn send(&self, method: &str, path: &str, json: Option<&str>, sender: Sender) -> anyhow::Result<AdminResponse> {

@@ -490,3 +490,24 @@ fn a_privileged_port_without_the_capability_has_its_own_error() {
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("listen.http") && error.contains("CAP_NET_BIND_SERVICE"), "{error}");
 }
+
+/// Otherwise a list that is cut off would be an empty one: nothing is stopped.
+#[test]
+fn a_response_of_the_admin_listener_that_is_cut_off_is_an_error() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = listener.local_addr().expect("an address").to_string();
+    let admin = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let _ = stream.read(&mut [0; 4096]).expect("a request");
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{\"stops\":[").expect("written");
+        }
+    });
+    for arguments in [&["stopped", "--json"][..], &["resume", "user", "alice"]] {
+        let output = run(&[arguments, &["--listen-admin", &address]].concat(), &[], "");
+        let shown = text(&output.stderr);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), ""), "{shown}");
+        assert!(shown.contains("is not JSON, or was cut off"), "{shown}");
+    }
+    admin.join().expect("no panic");
+}
