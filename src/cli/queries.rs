@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::base::percent;
 use crate::cli::admin_client::{self, SENT_TO};
-use crate::cli::table::{Column, print_table, printable_text, rows, time};
+use crate::cli::table::{Column, print_table, printable, printable_text, rows, time};
 use crate::cli::{CliResult, NOTHING_MATCHED, arguments, print_line};
 
 const REQUEST_ID: Column = ("REQUEST ID", |query| printable_text(query, "request_id"));
@@ -141,10 +141,11 @@ fn cancel(matches: &ArgMatches) -> CliResult {
     let command = json!({ "request_id": text("request-id"), "why": text("why") }).to_string();
     let response = admin_client::request(matches, "/queries/cancel", Some(&command))?;
     let count = |name: &str| response[name].as_u64().unwrap_or_default();
-    let users: Vec<_> = rows(&response["users"]).iter().filter_map(Value::as_str).collect();
+    let name = |user: &'_ str| if user.is_empty() { "an unknown user".to_owned() } else { printable(user) };
+    let users: Vec<_> = rows(&response["users"]).iter().filter_map(Value::as_str).map(name).collect();
     match (count("cancelled"), count("abandoned")) {
         (0, 0) => print_line("No query with this id is queued or running at this gateway.")?,
-        (0, _) => print_line("Its client has left already; the gateway waits for the backend to end it.")?,
+        (0, _) => print_line("It was cancelled, or its client has left; the gateway waits for the backend to end it.")?,
         (1, _) => print_line(format_args!("Cancelled 1 query of {}.", users.join(", ")))?,
         (number, _) => print_line(format_args!("Cancelled {number} queries of {}.", users.join(", ")))?,
     }
