@@ -32,9 +32,13 @@ pub fn limit(default: &'static str, help: &'static str) -> Arg {
     value("limit", "N", help).default_value(default).value_parser(value_parser!(u32).range(1..))
 }
 
-/// `--name DURATION`, parsed.
+/// `--name DURATION`, parsed. Whole seconds, as admin commands count in seconds: a fraction must not become 0, which can mean
+/// the opposite.
 pub fn duration(name: &'static str, help: &'static str) -> Arg {
-    let parse = |text: &str| humantime::parse_duration(text).map_err(|error| error.to_string());
+    let parse = |text: &str| match humantime::parse_duration(text) {
+        Ok(duration) if duration.subsec_nanos() != 0 => Err("it must be whole seconds, such as 90s or 2h".to_owned()),
+        result => result.map_err(|error| error.to_string()),
+    };
     value(name, "DURATION", help).value_parser(parse)
 }
 

@@ -22,26 +22,29 @@ pub fn arguments() -> [Arg; 2] {
 /// Reads the password from the selected source, by default from the terminal. An empty password is an error.
 pub fn read(matches: &ArgMatches) -> anyhow::Result<Secret> {
     let has_source = matches.contains_id("password-file") || matches.get_flag("password-stdin");
-    let password = if has_source || !std::io::stdin().is_terminal() {
-        read_source(matches, "password")?
-    } else {
-        let typed = rpassword::prompt_password("Password: ").context("cannot read the password from the terminal")?;
-        Secret::new(typed)
-    };
-    if password.expose().is_empty() {
-        bail!("the password is empty");
+    if has_source || !std::io::stdin().is_terminal() {
+        return read_source(matches, "password");
     }
-    Ok(password)
+    let typed = rpassword::prompt_password("Password: ").context("cannot read the password from the terminal")?;
+    require_text(Secret::new(typed), "password")
 }
 
-/// Reads a secret from the file of `--<name>-file` or, without it, from standard input.
+/// Reads a secret from the file of `--<name>-file` or, without it, from standard input. An empty one is an error.
 pub fn read_source(matches: &ArgMatches, name: &str) -> anyhow::Result<Secret> {
     if let Some(file) = matches.get_one::<PathBuf>(&format!("{name}-file")) {
-        return Secret::read_file(file).with_context(|| format!("cannot read the {name} from {}", file.display()));
+        let secret = Secret::read_file(file);
+        return require_text(secret.with_context(|| format!("cannot read the {name} from {}", file.display()))?, name);
     }
     let mut text = Zeroizing::new(String::new());
     std::io::stdin()
         .read_to_string(&mut text)
         .with_context(|| format!("cannot read the {name} from standard input"))?;
-    Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+    require_text(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()), name)
+}
+
+fn require_text(secret: Secret, name: &str) -> anyhow::Result<Secret> {
+    if secret.expose().is_empty() {
+        bail!("the {name} is empty");
+    }
+    Ok(secret)
 }

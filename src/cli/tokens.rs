@@ -13,7 +13,7 @@ use crate::base::percent;
 use crate::cli::admin_client::{self, SENT_TO};
 use crate::cli::arguments::{self, flag, text, value};
 use crate::cli::table::{Column, format_time, print_list, print_table, printable, printable_text, rows, time};
-use crate::cli::{CliResult, NOTHING_MATCHED, password, print_line};
+use crate::cli::{CliResult, NOTHING_MATCHED, password, print_error, print_line};
 
 const TOKENS: [Column; 5] = [
     ("FINGERPRINT", |token| printable_text(token, "fingerprint")),
@@ -102,13 +102,15 @@ fn print_tokens(matches: &ArgMatches) -> anyhow::Result<()> {
         path += &format!("&user={}", percent::encode(user));
     }
     let response = admin_client::request(matches, &path, None)?;
+    let more =
+        (response["more"] == true).then(|| format!("There are more than {limit} tokens; use --limit or --user."));
     if matches.get_flag("json") {
         print_line(&response["tokens"])?;
-        return Ok(());
-    }
-    print_table(&TOKENS, rows(&response["tokens"]))?;
-    if response["more"] == true {
-        print_line(format_args!("There are more than {limit} tokens; use --limit or --user."))?;
+        // Not within the JSON, which a program reads.
+        more.iter().for_each(|more| print_error(more));
+    } else {
+        print_table(&TOKENS, rows(&response["tokens"]))?;
+        more.iter().try_for_each(print_line)?;
     }
     Ok(())
 }

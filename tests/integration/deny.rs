@@ -47,6 +47,10 @@ fn a_revocation_reports_the_number_of_live_tokens_that_it_ended() {
     let alice = gateway.token_of("alice", "secret");
     let [_, _, carol] = ["bob", "bob-2", "carol"].map(|user| gateway.token_of(user, "secret"));
     gateway.token_of("alice", "other secret");
+    let listed = gateway.command(&["tokens", "list", "--limit", "1", "--json"]);
+    let tokens: Vec<serde_json::Value> = serde_json::from_slice(&listed.stdout).expect("JSON");
+    let shown = String::from_utf8_lossy(&listed.stderr);
+    assert!(tokens.len() == 1 && shown.contains("more than 1 tokens"), "a program sees that it is not all: {shown}");
     let said = |code: i32, text: &str| (Some(code), format!("{text}\n"));
     assert_eq!(revoke(&gateway, &["--user", "alice", "--dry-run"]), said(0, "Would revoke 2 tokens."));
     assert_eq!(get(&gateway, ("x-api-key", &alice)).status, 200, "a dry run changes nothing");
@@ -355,6 +359,22 @@ fn invalid_denials_are_rejected() {
     }
     let long = revoke(&gateway, &["--user", "a", "--deny-for", "31d"]);
     assert!(long.0 == Some(1) && long.1.contains("at most 30 days"), "{long:?}");
+    // A fraction must not become 0, which ends the denial.
+    assert_eq!(revoke(&gateway, &["--user", "a", "--deny-for", "1h"]).0, Some(0));
+    let short = revoke(&gateway, &["--user", "a", "--deny-for", "500ms"]);
+    assert!(short.0 == Some(2) && short.1.contains("whole seconds"), "{short:?}");
+    // An empty variable of a script must not look like a denied token.
+    let output = gateway.command_with(&["tokens", "revoke", "--token-stdin", "--deny-for", "1h"], "\n");
+    assert_eq!((output.status.code(), &*output.stderr), (Some(1), &b"error: the token is empty\n"[..]));
+    let denied = gateway.get("/tokens/denied")["denied"].as_array().cloned().expect("a list");
+    assert_eq!(denied.iter().map(|denial| &denial["name"]).collect::<Vec<_>>(), ["a"]);
+    for body in
+        ["", "{}", r#"{"all":true}"#, r#"{"user":"a","dry_run":true}"#, r#"{"user":"a","fingerprint":"00000000"}"#]
+    {
+        let refused = gateway.admin_command("POST /tokens/allow", body);
+        let form = "the body must be one of {\"user\": …}, {\"fingerprint\": …} and {\"token\": …}";
+        assert_eq!((refused.status, &refused.json()["data"]), (400, &form.into()), "{body}");
+    }
     for body in [r#"{"all":true,"deny_seconds":1}"#, r#"{"deny_seconds":1}"#, r#"{"user":"a","deny_seconds":-1}"#] {
         assert_eq!(gateway.try_revoke(body).status, 400, "{body}");
     }
