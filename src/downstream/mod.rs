@@ -9,6 +9,7 @@ mod handshake_failure;
 mod head_block;
 mod http1;
 mod http2;
+mod huffman;
 mod in_flight_request;
 pub mod listener;
 mod proxy_protocol;
@@ -45,6 +46,7 @@ use crate::observability::trace::{Interval, Tracer};
 use crate::tls::{ServerTls, TlsSnapshot};
 
 use activity::Activity;
+use frame_meter::FrameMeter;
 use reaper::Registration;
 use socket::{ClientSocket, ClientTlsStream, ClientTransport};
 use watched_io::WatchedIo;
@@ -264,9 +266,10 @@ impl Service {
             let serving = self.serving.get();
             (serving.config.limits.control_frames, serving.http2_limits(), Arc::clone(serving.admission.metrics()))
         };
-        let credit = Rc::default();
-        let io = WatchedIo::new(io, Rc::clone(activity)).with_frame_limit(control_frames, metrics, Rc::clone(&credit));
-        let result = http2::serve(io, self.serving.clone(), peer, activity, limits, credit).await;
+        let frames = Rc::default();
+        let meter = FrameMeter::new(control_frames, limits.max_head_size as usize);
+        let io = WatchedIo::new(io, Rc::clone(activity)).with_frame_limit(meter, metrics, Rc::clone(&frames));
+        let result = http2::serve(io, self.serving.clone(), peer, activity, limits, frames).await;
         if result.as_ref().is_err_and(http2::Http2Error::is_abuse) {
             self.serving.get().admission.metrics().record_connection_end(CloseCause::Resets);
         }

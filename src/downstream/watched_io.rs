@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::downstream::activity::Activity;
-use crate::downstream::frame_meter::{FrameMeter, FrameState, INVALID_PING};
+use crate::downstream::frame_meter::{FrameMeter, FrameState, INVALID_PING, Rest};
 use crate::downstream::socket::ClientSocket;
 use crate::observability::metrics::{CloseCause, Metrics};
 use crate::os::splice::SplicePipe;
@@ -45,6 +45,11 @@ struct FrameLimit {
     meter: FrameMeter,
     metrics: Arc<Metrics>,
     state: Rc<FrameState>,
+    /// Received bytes: `passable` that may be passed on, then a head that is not complete.
+    held: Vec<u8>,
+    passable: usize,
+    /// Number of bytes that the head lacks.
+    missing: usize,
     /// Bytes that replace the client's once it has exceeded the limit.
     injected: Option<&'static [u8]>,
 }
@@ -55,11 +60,12 @@ impl<I> WatchedIo<I> {
         WatchedIo { io, activity, is_shutdown_sent: false, lingering: None, frame_limit: None }
     }
 
-    /// Limits HTTP/2 control frames; a client that exceeds the limit has its connection closed.
-    /// Reports malformed heads in `state`.
-    pub fn with_frame_limit(self, per_minute: u32, metrics: Arc<Metrics>, state: Rc<FrameState>) -> WatchedIo<I> {
-        let metered = FrameLimit { meter: FrameMeter::new(per_minute), metrics, state, injected: None };
-        WatchedIo { frame_limit: Some(Box::new(metered)), ..self }
+    /// Limits HTTP/2 frames; a client that exceeds the limit has its connection closed. Reports malformed heads in
+    /// `state`.
+    pub fn with_frame_limit(self, meter: FrameMeter, metrics: Arc<Metrics>, state: Rc<FrameState>) -> WatchedIo<I> {
+        let (held, passable, missing) = (Vec::new(), 0, 0);
+        let limit = FrameLimit { meter, metrics, state, held, passable, missing, injected: None };
+        WatchedIo { frame_limit: Some(Box::new(limit)), ..self }
     }
 
     /// The wrapped socket.
@@ -144,27 +150,88 @@ impl<I: AsyncRead + AsyncWrite + Unpin> WatchedIo<I> {
 
 impl<I: AsyncRead + Unpin> AsyncRead for WatchedIo<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Some(injected) = self.frame_limit.as_mut().and_then(|metered| metered.injected.as_mut()) {
-            let count = injected.len().min(buf.remaining());
-            buf.put_slice(&injected[..count]);
-            *injected = &injected[count..];
-            // Nothing more is read until the lingering close.
-            return if count > 0 { Poll::Ready(Ok(())) } else { Poll::Pending };
+        let WatchedIo { io, frame_limit, .. } = &mut *self;
+        match frame_limit {
+            None => Pin::new(io).poll_read(cx, buf),
+            Some(limit) => limit.poll_read(Pin::new(io), cx, buf),
         }
+    }
+}
+
+impl FrameLimit {
+    /// Reads frames. A head is held back until it is complete.
+    fn poll_read<I: AsyncRead>(
+        &mut self,
+        mut io: Pin<&mut I>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        if buf.filled().len() > before
-            && let Some(metered) = &mut self.frame_limit
-            && let Some(boundary) = metered.meter.inspect(&mut buf.filled_mut()[before..], &metered.state)
-        {
-            metered.metrics.record_connection_end(CloseCause::ControlFrames);
-            metered.injected = Some(&INVALID_PING);
-            buf.set_filled(before + boundary);
-            if boundary == 0 {
-                return self.poll_read(cx, buf);
+        while buf.filled().len() == before {
+            if self.passable > 0 {
+                self.pass_held(buf);
+            } else if let Some(injected) = &mut self.injected {
+                let count = injected.len().min(buf.remaining());
+                buf.put_slice(&injected[..count]);
+                *injected = &injected[count..];
+                // Nothing more is read until the lingering close.
+                return if count > 0 { Poll::Ready(Ok(())) } else { Poll::Pending };
+            } else if self.held.is_empty() {
+                ready!(io.as_mut().poll_read(cx, buf))?;
+                let received = &mut buf.filled_mut()[before..];
+                if received.is_empty() {
+                    break;
+                }
+                let (passable, rest) = self.meter.inspect(received, &self.state);
+                self.record(rest);
+                if let Rest::Incomplete(_) = rest {
+                    self.held.extend_from_slice(&received[passable..]);
+                }
+                buf.set_filled(before + passable);
+            } else if ready!(self.poll_missing(io.as_mut(), cx))? == 0 {
+                // The client has closed.
+                break;
             }
         }
-        polled
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads what the held head lacks. Returns the number of bytes.
+    fn poll_missing<I: AsyncRead>(&mut self, io: Pin<&mut I>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let before = self.held.len();
+        self.held.resize(before + self.missing, 0);
+        let mut part = ReadBuf::new(&mut self.held[before..]);
+        let polled = io.poll_read(cx, &mut part);
+        let received = part.filled().len();
+        self.held.truncate(before + received);
+        ready!(polled)?;
+        if received > 0 {
+            let (passable, rest) = self.meter.inspect(&mut self.held, &self.state);
+            self.passable = passable;
+            self.record(rest);
+        }
+        Poll::Ready(Ok(received))
+    }
+
+    fn pass_held(&mut self, buf: &mut ReadBuf<'_>) {
+        let count = self.passable.min(buf.remaining());
+        buf.put_slice(&self.held[..count]);
+        self.held.drain(..count);
+        self.passable -= count;
+        if self.held.is_empty() {
+            self.held = Vec::new();
+        }
+    }
+
+    fn record(&mut self, rest: Rest) {
+        match rest {
+            Rest::Empty => {}
+            Rest::Incomplete(missing) => self.missing = missing,
+            Rest::Excess => {
+                self.metrics.record_connection_end(CloseCause::ControlFrames);
+                self.injected = Some(&INVALID_PING);
+            }
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::frames::{
-    DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PING, RST_STREAM, WINDOW_UPDATE, frame, good_head, header,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PING, RST_STREAM, WINDOW_UPDATE, frame,
+    good_head, header,
 };
 use crate::support::gateway::Gateway;
 use crate::support::h2_client::H2Client;
@@ -297,9 +298,8 @@ fn a_stream_whose_upload_is_too_large_to_discard_is_reset_after_its_response() {
     assert_eq!((reset.stream, reset.code()), (1, 0));
 }
 
-/// The library removes a fragment, and ends the connection for a value that it cannot represent.
-#[test]
-fn a_malformed_head_ends_its_stream_only() {
+/// A connection with a request in flight, whose response waits for a message.
+fn with_request_in_flight() -> (Gateway, Frames, String, Upstream, mpsc::Sender<()>) {
     let (release, released) = mpsc::channel::<()>();
     let released = std::sync::Mutex::new(released);
     let upstream = Upstream::with_behaviour(move |_, stream| {
@@ -310,25 +310,123 @@ fn a_malformed_head_ends_its_stream_only() {
     let (mut frames, token) = connect(&gateway);
     frames.send(&get(1, "/timbr/api/first", &token));
     wait_until("the first request is forwarded", || upstream.log().len() == 1);
-    let with = |name: &str, value: &[u8]| [good_head("GET", "/timbr/api/x", &token), header(name, value)].concat();
+    (gateway, frames, token, upstream, release)
+}
+
+/// A literal with Huffman coding. Its name is the bytes behind the first one, or the name of a static table entry.
+fn coded(start: &[u8], value: &[u8]) -> Vec<u8> {
+    [start, &[0x80 | u8::try_from(value.len()).expect("short")], value].concat()
+}
+
+/// The library removes a fragment, and ends the connection for a value that it cannot represent.
+#[test]
+fn a_malformed_head_ends_its_stream_only() {
+    let (_gateway, mut frames, token, upstream, release) = with_request_in_flight();
+    let good = good_head("GET", "/timbr/api/x", &token);
+    let with = |name: &str, value: &[u8]| [&good[..], &header(name, value)].concat();
     let heads = [
         good_head("GET", "/timbr/api/x#y", &token),
         good_head("GET", "/timbr/api/x?a=1#", &token),
         good_head("GET", "/timbr/api/x\0", &token),
+        good_head("G T", "/timbr/api/x", &token),
         with("x-note", b"a\0b"),
         with("x-note", b"a\nb"),
         with("x-note", b"a\r\nx-api-key: b"),
         with("x y", b"a"),
         with("X-Upper", b"a"),
         with("te", b"gzip"),
+        with(":path", b"/\xe9"),
+        with(":authority", b"\xff"),
+        with(":scheme", b"\xff"),
+        with(":protocol", b"\xff"),
+        with(":unknown", b"a"),
+        with(":status", b"200"),
+        // `/a` and 0; `/` and 0xe9; `P T`; `a`, 0 and `b`; `a` and a line feed: without and with indexing.
+        [&good[..], &coded(&[0x04], &[0x60, 0x7f, 0xf8])].concat(),
+        [&good[..], &coded(&[0x44], &[0x63, 0xff, 0xfe, 0xbf])].concat(),
+        [&good[..], &coded(&[0x02], &[0xd6, 0xa6, 0xff])].concat(),
+        [&good[..], &coded(&[0, 1, b'x'], &[0x1f, 0xfe, 0x23])].concat(),
+        [&good[..], &coded(&[0x40, 1, b'x'], &[0x1f, 0xfe, 0x23])].concat(),
+        [&good[..], &coded(&[0, 1, b'x'], &[0x1f, 0xff, 0xff, 0xff, 0x9f])].concat(),
+        [&good[..], &coded(&[0x40, 1, b'x'], &[0x1f, 0xff, 0xff, 0xff, 0x9f])].concat(),
+        // `Upper`, `x`, 0 and `y`, and `:foo` as names.
+        [&good[..], &coded(&[0x40], &[0xe1, 0x5d, 0x65, 0xb3]), &[1, b'a']].concat(),
+        [&good[..], &coded(&[0], &[0xf3, 0xff, 0x8f, 0x5f]), &[1, b'a']].concat(),
+        [&good[..], &coded(&[0], &[0xb9, 0x29, 0xcf]), &[1, b'a']].concat(),
     ];
     for (stream, head) in (3..).step_by(2).zip(heads) {
-        frames.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &head));
+        let (first, second) = head.split_at(head.len() / 2);
+        match stream % 4 {
+            1 => frames.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &head)),
+            _ => {
+                frames.send(&frame(HEADERS, END_STREAM, stream, first));
+                frames.send(&frame(CONTINUATION, END_HEADERS, stream, second))
+            }
+        };
         // RFC 9113 section 8.1.1: a stream error.
         assert!(frames.wait_for(|frames| frames.is_reset(stream)), "{stream}");
         assert!(!frames.has_ended() && frames.status(stream).is_none(), "{stream}");
     }
+    // SECURITY: the library has stored other bytes for it.
+    frames.send(&frame(HEADERS, END_HEADERS | END_STREAM, 101, &[&good[..], &[0x40, 1, b'x', 1, 0]].concat()));
+    frames.send(&frame(HEADERS, END_HEADERS | END_STREAM, 103, &[&good[..], &[0xbe]].concat()));
+    assert!(frames.wait_for(|frames| frames.is_reset(101) && frames.is_reset(103)) && !frames.has_ended());
     release.send(()).expect("the backend waits");
     assert!(frames.wait_for(|frames| frames.is_complete(1)) && frames.body(1) == b"\"done\"");
     assert_eq!(upstream.log().len(), 1);
+}
+
+/// As over HTTP/1.1.
+#[test]
+fn a_target_that_must_be_escaped_is_rejected_with_a_reason() {
+    let (_gateway, mut frames, token, upstream, _release) = with_request_in_flight();
+    let start = good_head("GET", "/", &token);
+    let heads = [
+        good_head("GET", "/timbr/api/x?a>b", &token),
+        good_head("GET", "/timbr/api/x?a=\"b\"", &token),
+        good_head("GET", "/timbr/api/x y", &token),
+        good_head("GET", "timbr/api/x", &token),
+        // `:path: /x?a>b`, in place of the `:path` that follows `:authority`.
+        {
+            let path = header(":path", b"/");
+            let at = start.windows(path.len()).position(|part| part == path).expect("it has a path");
+            let (before, after) = (&start[..at], &start[at + path.len()..]);
+            [before, &coded(&[0x44], &[0x63, 0xcf, 0xf8, 0x3f, 0xfb, 0x8f]), after].concat()
+        },
+    ];
+    for (stream, head) in (3..).step_by(2).zip(heads) {
+        frames.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &head));
+        assert!(frames.wait_for(|frames| frames.is_complete(stream)), "{stream}");
+        let body = String::from_utf8(frames.body(stream)).expect("text");
+        assert!(frames.status(stream) == Some(400) && body.contains("percent-encoded"), "{stream}: {body}");
+    }
+    assert_eq!(upstream.log().len(), 1);
+}
+
+/// The connection ends after its requests in flight.
+#[test]
+fn a_head_that_is_far_too_large_ends_no_other_stream() {
+    let large = header("x-large", &[b'a'; 12_000]);
+    let in_frames = |block: &[u8]| {
+        let mut frames = frame(HEADERS, END_STREAM, 3, &block[..12_000]);
+        block[12_000..].chunks(16_000).for_each(|part| frames.extend(frame(CONTINUATION, 0, 3, part)));
+        [frames, frame(CONTINUATION, END_HEADERS, 3, b"")].concat()
+    };
+    let entry = [&[0x40, 1, b'x', 0x7f, 0x80, 0x1e][..], &[b'a'; 127 + (30 << 7)]].concat();
+    let bomb = [&entry[..], &[0xbe; 300]].concat();
+    for frames_of_head in [in_frames(&large.repeat(25)), frame(HEADERS, END_STREAM | END_HEADERS, 3, &bomb)] {
+        let (_gateway, mut frames, token, upstream, release) = with_request_in_flight();
+        frames.send(&frames_of_head);
+        assert!(frames.wait_for(|frames| frames.is_complete(3)), "{:?}", frames.received.last());
+        let body = String::from_utf8(frames.body(3)).expect("text");
+        assert!(body.contains("request_head_too_large"), "{body}");
+        // SECURITY: the compression state is lost, so nothing of a later head is served.
+        frames.send(&get(5, "/timbr/api/x", &token));
+        frames.send(&frame(HEADERS, END_HEADERS | END_STREAM, 7, &[0x82]));
+        assert!(frames.wait_for(|frames| frames.is_reset(5) && frames.is_reset(7)));
+        assert!(!frames.has_ended() && frames.received.iter().any(|frame| frame.kind == GOAWAY));
+        release.send(()).expect("the backend waits");
+        assert!(frames.wait_for(|frames| frames.is_complete(1)) && frames.body(1) == b"\"done\"");
+        assert_eq!(upstream.log().len(), 1);
+    }
 }

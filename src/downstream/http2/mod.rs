@@ -177,6 +177,9 @@ where
             if self.end_if_abusive() {
                 continue;
             }
+            if self.frames.is_lost() {
+                self.activity.closing.close_gracefully();
+            }
             let close_request = self.activity.closing.take_request();
             if close_request.is_some() && self.activity.closing.must_reset() {
                 self.io.socket().inner().reset_on_drop();
@@ -225,12 +228,12 @@ where
         let gateway = Rc::clone(&self.serving.get().gateway);
         let delivery = Rc::new(Delivery::new(Rc::clone(&self.queue), in_flight));
         let stream_id = respond.stream_id().as_u32();
-        let is_malformed = self.frames.take_malformed(stream_id);
+        let fault = self.frames.take_fault(stream_id);
         self.io.sent_frames().record_request(stream_id);
-        if is_malformed {
+        if fault.is_some() {
             self.io.sent_frames().record_own_reset(stream_id);
         }
-        let stream = stream::serve(gateway, Rc::clone(&self.peer), request, is_malformed, respond, delivery);
+        let stream = stream::serve(gateway, Rc::clone(&self.peer), request, fault, respond, delivery);
         // Boxed, as the runtime copies a future several times, and this one has some KiB.
         tokio::task::spawn_local(Box::pin(stream));
     }

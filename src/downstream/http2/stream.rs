@@ -15,12 +15,14 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use tokio::time::timeout;
 
+use crate::downstream::head_block::HeadFault;
 use crate::downstream::http2::delivery::{Delivery, SentData};
 use crate::downstream::http2::request_body::Http2RequestBody;
 use crate::gateway::context::Peer;
 use crate::gateway::rejection::Rejection;
 use crate::gateway::{DownstreamResponse, Gateway, ObservedBody};
 use crate::http::client_body::ClientBody;
+use crate::http::h1::request::INVALID_TARGET;
 use crate::http::h1::response::{ResponseFraming, with_http_date};
 use crate::http::headers::{Head, HeaderName, Headers};
 
@@ -46,28 +48,37 @@ enum ResponseEnd {
     Cancelled,
 }
 
-/// Serves a stream until it ends. `is_malformed`: its head had bytes that are not allowed, which were changed.
+/// Serves a stream until it ends. `head_fault`: its head was changed, as something in it is not allowed.
 pub async fn serve(
     gateway: Rc<Gateway>,
     peer: Rc<Peer>,
     request: Request<RecvStream>,
-    is_malformed: bool,
+    head_fault: Option<HeadFault>,
     mut respond: SendResponse<SentData>,
     delivery: Rc<Delivery>,
 ) {
     let (parts, receive) = request.into_parts();
     let method = parts.method.clone();
     let body = (!receive.is_end_stream()).then(|| Rc::new(request_body(&parts.headers, receive)));
-    if is_malformed {
-        let fault = "a header or the path has a byte that is not allowed";
-        drop(gateway.reject(peer, &Rejection::RequestMalformed(fault)));
-        // RFC 9113 section 8.1.1: a stream error. A 400 would end the stream, which then cannot be reset any more.
-        return respond.send_reset(Reason::PROTOCOL_ERROR);
-    }
-    // SECURITY: whether blanks belong to a value depends on who reads it (RFC 9113 section 8.2.1).
-    let fault = has_padded_value(&parts.headers).then_some("a header value starts or ends with a blank");
-    let response = match fault {
-        Some(fault) => Some(gateway.reject(peer, &Rejection::RequestMalformed(fault))),
+    let rejection = match head_fault {
+        Some(HeadFault::Malformed) => {
+            let rejection = Rejection::RequestMalformed("a name or a value has a byte that is not allowed");
+            drop(gateway.reject(peer, &rejection));
+            // RFC 9113 section 8.1.1: a stream error. A 400 would end the stream, which then cannot be reset any more.
+            return respond.send_reset(Reason::PROTOCOL_ERROR);
+        }
+        Some(HeadFault::Unreadable) => {
+            drop(gateway.reject(peer, &Rejection::StreamRefused));
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        }
+        Some(HeadFault::TooLarge) => Some(Rejection::RequestHeadTooLarge),
+        Some(HeadFault::Target) => Some(Rejection::RequestMalformed(INVALID_TARGET)),
+        // SECURITY: whether blanks belong to a value depends on who reads it (RFC 9113 section 8.2.1).
+        None => has_padded_value(&parts.headers)
+            .then_some(Rejection::RequestMalformed("a header value starts or ends with a blank")),
+    };
+    let response = match rejection {
+        Some(rejection) => Some(gateway.reject(peer, &rejection)),
         None => {
             let client_body = body.clone().map_or(ClientBody::Empty, |body| ClientBody::Streaming(body));
             let mut handling = pin!(gateway.handle(Rc::clone(&peer), Head::from(parts), client_body));

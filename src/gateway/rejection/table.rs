@@ -28,8 +28,8 @@ rejections! {
         detail: *cause,
         message: format!("This is not a valid HTTP request: {cause}."),
         remedy: "Not an HTTP/1.1 request, or an ambiguous one: two lengths, a bare line feed, a folded header. The \
-                 message names the cause. The connection is closed. Over HTTP/2 the client receives RST_STREAM, and only \
-                 its stream ends.",
+                 message names the cause. The connection is closed. Over HTTP/2 only its stream ends; where the message cannot \
+                 be sent, the client receives RST_STREAM.",
     }
     /// An HTTP request without TLS arrived at `listen.https`.
     TlsRequired {
@@ -113,9 +113,10 @@ rejections! {
         phases: [Admission],
         fault: Rules,
         rules: ["limits.streams"],
-        message: "Too many streams of this connection are open. Wait until some of them have ended.",
-        remedy: "More streams of one HTTP/2 connection are open than `limits.streams`. The client receives no response, but \
-                 REFUSED_STREAM: it may send the request again.",
+        message: "Too many streams of this connection are open, or it is closing. Wait until some have ended.",
+        remedy: "More streams of one HTTP/2 connection are open than `limits.streams`, or the connection closes after a \
+                 head that could not be read. The client receives no response, but REFUSED_STREAM: it may send the \
+                 request again.",
     }
     /// The process uses more memory than it may.
     MemoryExhausted {

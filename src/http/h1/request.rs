@@ -26,6 +26,9 @@ pub struct RequestHead {
 /// Maximum length of a target that [`Uri`] can hold.
 const MAX_TARGET: usize = 65_534;
 
+/// The cause of the rejection of a target that `http` does not accept.
+pub const INVALID_TARGET: &str = "the target is not a path, or has characters that must be percent-encoded";
+
 /// Up to this number of headers is parsed without a heap allocation.
 const STACK_HEADERS: usize = 32;
 
@@ -90,9 +93,8 @@ impl ParsedRequest {
         }
         let method = parsed.method.ok_or(BROKEN)?;
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| BROKEN)?;
-        let uri = Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes())).map_err(|_| {
-            HeadError::Malformed("the target is not a path, or has characters that must be percent-encoded")
-        })?;
+        let uri = Uri::from_maybe_shared(Bytes::copy_from_slice(target.as_bytes()))
+            .map_err(|_| HeadError::Malformed(INVALID_TARGET))?;
         let version = if parsed.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
         Ok(ParsedRequest { method, uri, version, headers: ParsedHeaders::new(head, parsed.headers) })
     }
