@@ -285,14 +285,21 @@ fn a_stream_whose_upload_is_too_large_to_discard_is_reset_after_its_response() {
     let gateway = Gateway::start(Upstream::start().address(), &[]);
     let (mut frames, _) = connect(&gateway);
     frames.send(&post(1, "unknown-key", &[]));
-    frames.send(&frame(DATA, 0, 1, &[b'x'; 16_384]).repeat(3));
+    let mut sent = 0;
+    let mut send_body = |frames: &mut Frames, count: usize| {
+        let size = count * 16_384;
+        assert!(frames.wait_for(|frames| 64 * 1024 + frames.added_window(1) >= sent + size), "the window grows");
+        sent += size;
+        frames.send(&frame(DATA, 0, 1, &[b'x'; 16_384]).repeat(count));
+    };
+    send_body(&mut frames, 3);
     assert!(frames.wait_for(|frames| frames.is_complete(1)));
     for _ in 0..5 {
-        frames.send(&frame(DATA, 0, 1, &[b'x'; 16_384]).repeat(3));
+        send_body(&mut frames, 3);
         thread::sleep(Duration::from_millis(30));
     }
     assert!(!frames.is_reset(1), "{:?}", frames.received.last());
-    frames.send(&frame(DATA, 0, 1, &[b'x'; 16_384]).repeat(2));
+    send_body(&mut frames, 2);
     assert!(frames.wait_for(|frames| frames.is_reset(1)));
     let reset = frames.received.iter().find(|received| received.kind == RST_STREAM).expect("one");
     assert_eq!((reset.stream, reset.code()), (1, 0));

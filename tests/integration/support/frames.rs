@@ -1,5 +1,6 @@
 //! Raw HTTP/2 frames, including frames that no client library would send.
 
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -91,6 +92,8 @@ pub struct Frames {
     tls: StreamOwned<ClientConnection, TcpStream>,
     unread: Vec<u8>,
     pub received: Vec<ReceivedFrame>,
+    /// Bytes that the gateway has added to the window of each stream.
+    added_windows: HashMap<u32, usize>,
     closed: bool,
 }
 
@@ -100,7 +103,8 @@ impl Frames {
         tls.sock.set_nonblocking(true).expect("set");
         tls.sock.set_nodelay(true).expect("set");
         tls.conn.set_buffer_limit(None);
-        let mut frames = Frames { tls, unread: Vec::new(), received: Vec::new(), closed: false };
+        let mut frames =
+            Frames { tls, unread: Vec::new(), received: Vec::new(), added_windows: HashMap::new(), closed: false };
         frames.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         frames.send(&frame(SETTINGS, 0, 0, &[]));
         frames.send(&frame(SETTINGS, 1, 0, &[]));
@@ -170,6 +174,11 @@ impl Frames {
             || self.received.iter().any(|received| received.kind == RST_STREAM && received.stream == stream)
     }
 
+    /// Bytes that the gateway has added to the window of the stream.
+    pub fn added_window(&self, stream: u32) -> usize {
+        self.added_windows.get(&stream).copied().unwrap_or_default()
+    }
+
     /// Returns whether the end of the stream's response has arrived.
     pub fn is_complete(&self, stream: u32) -> bool {
         self.frames(stream).any(|frame| matches!(frame.kind, DATA | HEADERS) && frame.flags & END_STREAM != 0)
@@ -227,10 +236,17 @@ impl Frames {
             }
             let bytes: Vec<u8> = self.unread.drain(..9 + length).collect();
             let stream = u32::from_be_bytes(bytes[5..9].try_into().expect("four bytes"));
-            // Responses to pings and settings are not kept, to save memory.
-            if !matches!(bytes[3], PING | SETTINGS | WINDOW_UPDATE) {
-                let payload = bytes[9..].to_vec();
-                self.received.push(ReceivedFrame { kind: bytes[3], flags: bytes[4], stream, payload });
+            let payload = &bytes[9..];
+            match bytes[3] {
+                WINDOW_UPDATE => {
+                    let added = u32::from_be_bytes(payload.try_into().expect("four bytes"));
+                    *self.added_windows.entry(stream).or_default() += added as usize;
+                }
+                // Responses to pings and settings are not kept, to save memory.
+                PING | SETTINGS => {}
+                kind => {
+                    self.received.push(ReceivedFrame { kind, flags: bytes[4], stream, payload: payload.to_vec() });
+                }
             }
         }
     }
