@@ -52,6 +52,13 @@ impl CertificateNames {
             || self.addresses.iter().any(|address| other.addresses.contains(address))
     }
 
+    /// All names and addresses, wildcards with their `*.`.
+    pub fn texts(&self) -> impl Iterator<Item = String> {
+        let exact = self.exact.iter().cloned();
+        let wildcards = self.wildcards.iter().map(|parent| format!("*.{parent}"));
+        exact.chain(wildcards).chain(self.addresses.iter().map(ToString::to_string))
+    }
+
     fn from_certificate(certificate: &X509Certificate<'_>) -> CertificateNames {
         let mut names = CertificateNames::default();
         for name in alternative_names(certificate) {
@@ -70,10 +77,7 @@ impl CertificateNames {
 
 impl fmt::Display for CertificateNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let exact = self.exact.iter().cloned();
-        let wildcards = self.wildcards.iter().map(|parent| format!("*.{parent}"));
-        let addresses = self.addresses.iter().map(ToString::to_string);
-        let all: Vec<_> = exact.chain(wildcards).chain(addresses).collect();
+        let all: Vec<_> = self.texts().collect();
         f.write_str(if all.is_empty() { "no host name".to_owned() } else { all.join(", ") }.as_str())
     }
 }

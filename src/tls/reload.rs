@@ -362,22 +362,44 @@ mod tests {
     }
 
     #[test]
-    fn an_active_certificate_that_has_expired_does_not_prevent_a_reload() {
+    fn an_expired_certificate_may_not_take_a_name_from_a_valid_one() {
         let mut setup = ReloadSetup::new();
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let mut params = rcgen::CertificateParams::new(vec!["two.test".to_owned()]).expect("valid");
-        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
-        std::fs::write(&setup.files.chain, params.self_signed(&key).expect("signed").pem()).expect("written");
-        std::fs::write(&setup.files.key, key.serialize_pem()).expect("written");
-        write_pair(&setup.ca, "two.test");
-        // The valid one for the same name comes first.
-        let certificates = vec![setup.ca.clone(), setup.files.clone()];
-        let options = TlsOptions { certificates, client_auth: None, ..TlsOptions::default() };
-        setup.reloader = TlsReloader::start(options.clone(), None).expect("valid").0;
-        assert!(setup.reloader.prepare(options.clone(), None).is_ok());
-        // A different one that has expired is an error.
-        params.serial_number = Some(7.into());
-        std::fs::write(&setup.files.chain, params.self_signed(&key).expect("signed").pem()).expect("written");
-        assert!(setup.reloader.prepare(options, None).is_err());
+        let write_expired = |files: &CertificateFiles, names: &[&str]| {
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            let mut params = rcgen::CertificateParams::new(names).expect("valid");
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+            std::fs::write(&files.chain, params.self_signed(&key).expect("signed").pem()).expect("written");
+            std::fs::write(&files.key, key.serialize_pem()).expect("written");
+        };
+        let (valid, expired) = (setup.ca.clone(), setup.files.clone());
+        write_pair(&valid, "two.test");
+        write_expired(&expired, &["two.test"]);
+        let options = |certificates: [&CertificateFiles; 2]| {
+            let certificates = certificates.map(CertificateFiles::clone).to_vec();
+            TlsOptions { certificates, client_auth: None, ..TlsOptions::default() }
+        };
+        setup.reloader = TlsReloader::start(options([&valid, &expired]), None).expect("valid").0;
+        let is_accepted = |setup: &ReloadSetup, options: TlsOptions| setup.reloader.prepare(options, None).is_ok();
+        assert!(is_accepted(&setup, options([&valid, &expired])), "as it is");
+        assert!(!is_accepted(&setup, options([&expired, &valid])), "in a different order");
+        let alone = TlsOptions { certificates: vec![expired.clone()], ..options([&valid, &expired]) };
+        assert!(!is_accepted(&setup, alone), "without the valid one");
+        write_expired(&expired, &["two.test", "three.test"]);
+        assert!(is_accepted(&setup, options([&valid, &expired])), "a name without a valid certificate");
+        for name in ["*.two.test", "127.0.0.1"] {
+            write_pair(&valid, name);
+            write_expired(&expired, &["two.test", name]);
+            setup.reloader = TlsReloader::start(options([&valid, &expired]), None).expect("valid").0;
+            assert!(is_accepted(&setup, options([&valid, &expired])), "{name}");
+            assert!(!is_accepted(&setup, options([&expired, &valid])), "{name}");
+        }
+        std::fs::copy(&expired.chain, &valid.chain).expect("copied");
+        std::fs::copy(&expired.key, &valid.key).expect("copied");
+        assert!(!is_accepted(&setup, options([&valid, &expired])), "in the files of the valid one");
+        // An expired one that serves the name already does not prevent a reload.
+        write_pair(&valid, "two.test");
+        setup.reloader = TlsReloader::start(options([&expired, &valid]), None).expect("valid").0;
+        assert!(is_accepted(&setup, options([&expired, &valid])), "it served the name before");
     }
 }

@@ -165,20 +165,24 @@ impl TlsMaterial {
         (TlsMaterial { certificates, authorities, ticket_keys }, errors)
     }
 
-    /// An error if one of the certificates has expired, and would replace one that is still valid. One that is active
-    /// already replaces nothing: it must not prevent a reload of other options.
+    /// An error if a name that a valid certificate serves would be served by one that has expired. One that serves no
+    /// such name must not prevent a reload of other options.
     pub fn keep_valid_certificates(
         &self,
         options: &TlsOptions,
         current: &TlsSnapshot,
         now: SystemTime,
     ) -> Result<(), TlsError> {
-        let active = current.certificates();
-        let is_new = |new: &Certificate| active.iter().all(|active| active.chain() != new.chain());
-        let mut pairs = self.certificates.iter().zip(&options.certificates).filter(|(new, _)| is_new(new));
+        let certificates = Certificates::new(self.certificates.clone());
+        let mut pairs = certificates.all().iter().zip(&options.certificates);
         pairs.try_for_each(|(new, files)| {
-            let replaced = active.iter().find(|active| new.names.shares_a_name(&active.names));
-            replaced.map_or(Ok(()), |active| keep_valid_certificate(new, active, files, now))
+            let replaces_valid = |name: String| {
+                let active = current.certificates.choose(Some(&name));
+                let is_served = std::ptr::eq(certificates.choose(Some(&name)), new);
+                is_served && active.names.covers(&name) && !active.has_expired(now)
+            };
+            let is_harmful = new.has_expired(now) && new.names.texts().any(replaces_valid);
+            if is_harmful { Err(expired(new, files)) } else { Ok(()) }
         })
     }
 
@@ -237,11 +241,12 @@ fn keep_valid_certificate(
     files: &CertificateFiles,
     now: SystemTime,
 ) -> Result<(), TlsError> {
-    if new.has_expired(now) && !active.has_expired(now) && new.names.shares_a_name(&active.names) {
-        let (option, path, names) = (files.options[0], files.chain.clone(), new.names.to_string());
-        return Err(TlsError::Expired { option, path, names });
-    }
-    Ok(())
+    let is_harmful = new.has_expired(now) && !active.has_expired(now) && new.names.shares_a_name(&active.names);
+    if is_harmful { Err(expired(new, files)) } else { Ok(()) }
+}
+
+fn expired(new: &Certificate, files: &CertificateFiles) -> TlsError {
+    TlsError::Expired { option: files.options[0], path: files.chain.clone(), names: new.names.to_string() }
 }
 
 fn load_authorities(options: &TlsOptions) -> Result<Vec<CertificateDer<'static>>, TlsError> {
