@@ -11,7 +11,8 @@ pub fn check_head_limits(limits: &LimitOptions, head: &Head) -> Result<(), Rejec
         return Err(Rejection::RequestHeadTooLarge);
     }
     let target = head.uri.path_and_query().map_or("", |target| target.as_str());
-    if target.len() > limits.uri {
+    let host_length = head.uri.authority().map_or(0, |authority| authority.as_str().len());
+    if target.len().max(host_length) > limits.uri {
         return Err(Rejection::TargetTooLong);
     }
     // HTTP/1 rejects these while it reads; over HTTP/2 they can occur in a query.

@@ -105,13 +105,16 @@ fn invalid_framing_ends_the_connection_and_is_not_forwarded() {
 fn heads_are_limited_in_size_and_headers() {
     let (upstream, gateway, token) = setup(&[]);
     let (long, many) = ("a".repeat(70_000), "x: y\r\n".repeat(101));
+    let host = "h".repeat(12_000);
     for (target, headers, status) in [
+        (&*format!("http://{host}/timbr/api/x"), String::new(), 414),
         ("/timbr/api/x", format!("x: {long}\r\n"), 431),
         ("/timbr/api/x", many, 431),
         (&*format!("/timbr/api/{long}"), String::new(), 414),
     ] {
         let mut client = gateway.client();
-        client.write(format!("GET {target} HTTP/1.1\r\nHost: h\r\n").as_bytes());
+        let host = if target.starts_with('/') { "h" } else { &host };
+        client.write(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n").as_bytes());
         client.write(format!("Content-Type: application/json\r\nx-api-key: {token}\r\n{headers}\r\n").as_bytes());
         assert_eq!(client.read_head().expect("a response").status, status);
     }
