@@ -40,6 +40,7 @@ pub const INVALID_PING: [u8; HEADER_LENGTH] = [0, 0, 0, 6, 0, 0, 0, 0, 0];
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 /// A type that no standard defines: the library ignores such frames.
 const UNKNOWN: u8 = 0xff;
@@ -130,6 +131,13 @@ impl FrameHeader {
         let start = (HEADER_LENGTH + prefix).min(frame.len());
         start..frame.len().saturating_sub(padding).max(start)
     }
+
+    /// Whether its stream depends on itself. The library resets such a stream without reading the head.
+    fn depends_on_itself(&self, frame: &[u8]) -> bool {
+        let at = HEADER_LENGTH + usize::from(self.flags & PADDED != 0);
+        let dependency = frame.get(at..).and_then(|rest| rest.first_chunk()).map(|bytes| u32::from_be_bytes(*bytes));
+        self.flags & PRIORITY != 0 && dependency.is_some_and(|other| other & (u32::MAX >> 1) == self.stream)
+    }
 }
 
 /// Parses the frame headers of a client's data.
@@ -212,6 +220,11 @@ impl FrameMeter {
                     bytes[3] = UNKNOWN;
                     self.unread_frames += 1;
                 }
+                if kind == PUSH_PROMISE {
+                    // An error of the connection (RFC 9113 section 8.4). With a stream, the library could only reset
+                    // that, after it has read the head.
+                    bytes[5..HEADER_LENGTH].fill(0);
+                }
                 self.skip = header.length;
                 HEADER_LENGTH
             }
@@ -223,19 +236,24 @@ impl FrameMeter {
     fn read_head(&mut self, first: FrameHeader, bytes: &mut [u8], state: &FrameState) -> Result<usize, usize> {
         let mut length = self.head_length(bytes)?;
         if !self.heads.is_lost() {
-            let fault = match length {
+            let mut fault = match length {
                 Some(length) => self.filter_head(first, &mut bytes[..length]),
                 None => {
                     self.heads.lose();
                     Some(HeadFault::TooLarge)
                 }
             };
-            if let Some(fault) = fault {
-                state.faults.borrow_mut().push((first.stream, fault));
+            if first.depends_on_itself(bytes) {
+                self.heads.lose();
             }
             if self.heads.is_lost() {
+                // SECURITY: also if its rest is not HPACK, as a different head is passed on.
+                fault = fault.or(Some(HeadFault::Malformed));
                 state.lost_with.set(Some(first.stream));
                 length = None;
+            }
+            if let Some(fault) = fault {
+                state.faults.borrow_mut().push((first.stream, fault));
             }
         }
         Ok(length.unwrap_or_else(|| replace_head(first, bytes)))
@@ -485,6 +503,25 @@ mod tests {
             (state.take_fault(1), state.take_fault(3)),
             (Some(HeadFault::TooLarge), Some(HeadFault::Unreadable))
         );
+    }
+
+    #[test]
+    fn a_lost_state_always_has_a_fault() {
+        let depends_on_itself = frame(1, 4 | 0x20, b"\x80\0\0\x01\x05\x82\x87\x84");
+        let padded = frame(1, 4 | 8 | 0x20, b"\0\0\0\0\x01\x05\x82\x87\x84");
+        let without_name = frame(1, 4, b"\x82\x87\x84\0\0");
+        let without_value = frame(1, 4, b"\x82\x87\x84\x40\x84\xff\xff\xff\xf3\x05a");
+        for head in [depends_on_itself, padded, without_name, without_value] {
+            let (mut meter, state) = (meter(100), FrameState::default());
+            let (passed, _) = pass(&mut meter, &state, [&head[..]].into_iter());
+            assert!(passed.len() == head.len() && passed.ends_with(&ANY_REQUEST), "{passed:?}");
+            assert_eq!((state.is_lost(), state.take_fault(1)), (true, Some(HeadFault::Malformed)), "{head:?}");
+        }
+        let (mut meter, state) = (meter(100), FrameState::default());
+        let (passed, _) = pass(&mut meter, &state, [&frame(1, 4 | 0x20, b"\0\0\0\x03\x05\x82")[..]].into_iter());
+        assert_eq!((passed.len(), state.is_lost()), (15, false), "it depends on a different stream");
+        let (passed, _) = pass(&mut meter, &state, [&frame(5, 4, b"\0\0\0\x02\x82")[..]].into_iter());
+        assert_eq!(passed[..HEADER_LENGTH], [0, 0, 5, 5, 4, 0, 0, 0, 0], "an error of the connection");
     }
 
     /// Heads of literals and indexed fields that are valid HPACK, with anything in them.

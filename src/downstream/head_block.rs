@@ -18,6 +18,12 @@ use crate::http::headers::is_value_byte;
 /// Number of entries in the static table.
 const STATIC_ENTRIES: usize = 61;
 
+/// The entry of the static table for `transfer-encoding`.
+const TRANSFER_ENCODING: usize = 57;
+
+/// Maximum length of a name that `http` can hold.
+const MAX_NAME: usize = 65_535;
+
 /// Maximum number of entries in the dynamic table: 4096 bytes, of at least 32 each.
 const MAX_ENTRIES: usize = 128;
 
@@ -58,6 +64,7 @@ pub struct HeadBlocks {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     name: NameKind,
+    is_forbidden: bool,
     /// SECURITY: the library has a different value, or a different name.
     fault: Option<HeadFault>,
     /// Maximum sizes of the name, and of the field.
@@ -69,11 +76,16 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NameKind {
     Header,
+    /// Of an HTTP/1 connection (RFC 9113 section 8.2.2).
+    Connection,
+    /// Allowed with the value `trailers`.
+    Te,
     Path,
     Method,
     Status,
-    /// Other pseudo-headers.
-    Text,
+    Authority,
+    Scheme,
+    Protocol,
     /// Replaced by the name of a header.
     Invalid,
 }
@@ -89,9 +101,32 @@ struct Text {
 }
 
 struct Field {
+    name: Option<NameKind>,
+    is_forbidden: bool,
     end: usize,
     size: usize,
     fault: Option<HeadFault>,
+}
+
+/// The rules of HTTP/2 for a head as a whole.
+#[derive(Default)]
+struct HeadRules {
+    has_header: bool,
+    pseudo_headers: Vec<NameKind>,
+}
+
+impl HeadRules {
+    /// Returns whether the head breaks the rules with its next field.
+    fn break_with(&mut self, field: &Field) -> bool {
+        let Some(name) = field.name else { return false };
+        if !name.is_pseudo() {
+            self.has_header = true;
+            return field.is_forbidden;
+        }
+        let is_repeated = self.pseudo_headers.contains(&name);
+        self.pseudo_headers.push(name);
+        is_repeated || self.has_header
+    }
 }
 
 impl HeadBlocks {
@@ -113,16 +148,22 @@ impl HeadBlocks {
     /// Reads, and perhaps changes, a head, which must not be passed on if the state is lost then. `frame_size` is the
     /// maximum size of a frame if the head has several, and 0 otherwise.
     pub fn filter(&mut self, block: &mut [u8], frame_size: usize) -> Option<HeadFault> {
-        let (mut at, mut size, mut fault) = (0, 0, None);
+        let (mut at, mut size, mut fault, mut rules) = (0, 0, None, HeadRules::default());
         while at < block.len() {
             // What is not HPACK ends the connection (RFC 9113 section 4.3).
             let Some(field) = self.read_field(block, at) else { break };
             // Once a head is too large, the library also limits what it holds of a field: the frames with its parts.
-            let held = if frame_size > 0 && size > self.max_size { field.end - at + 2 * frame_size } else { 0 };
+            let held = if frame_size > 0 && size >= self.max_size { field.end - at + 2 * frame_size } else { 0 };
             size += field.size;
             if size > MAX_SIZE_FACTOR * self.max_size || held > self.max_size {
                 self.lose();
                 return Some(HeadFault::TooLarge);
+            }
+            // SECURITY: for a head in several frames that breaks the rules, the library ends the connection, or serves
+            // it without the fields that break them.
+            if frame_size > 0 && rules.break_with(&field) {
+                self.lose();
+                return Some(HeadFault::Malformed);
             }
             fault = fault.max(field.fault);
             at = field.end;
@@ -141,10 +182,10 @@ impl HeadBlocks {
         let (index, at) = read_integer(block, at, prefix)?;
         match first {
             0x80.. => {
-                let Entry { size, fault, .. } = self.entry(index);
-                Some(Field { end: at, size, fault })
+                let Entry { name, is_forbidden, size, fault, .. } = self.entry(index);
+                Some(Field { name: Some(name), is_forbidden, end: at, size, fault })
             }
-            0x20..0x40 => Some(Field { end: at, size: 0, fault: None }),
+            0x20..0x40 => Some(Field { name: None, is_forbidden: false, end: at, size: 0, fault: None }),
             _ => self.read_literal(block, index, at, first >= 0x40),
         }
     }
@@ -170,15 +211,21 @@ impl HeadBlocks {
         };
         let value = Text::read(block, at)?;
         let mut fault = (name == NameKind::Invalid).then_some(HeadFault::Malformed);
+        let mut is_forbidden = name == NameKind::Connection;
         if !value.is_coded || name.needs_decoding(&block[value.start..value.end]) {
             let decoded = value.decode(block)?;
+            is_forbidden |= name == NameKind::Te && *decoded != *b"trailers";
             if let Some(found) = name.fault(&decoded) {
                 fault = fault.max(Some(found));
                 let length = decoded.len();
                 let is_replaced = match name {
-                    NameKind::Header | NameKind::Invalid => value.replace(block, length, is_indexed, Filler::Value),
+                    NameKind::Header | NameKind::Connection | NameKind::Te | NameKind::Invalid => {
+                        value.replace(block, length, is_indexed, Filler::Value)
+                    }
                     NameKind::Path => value.replace(block, length, is_indexed, Filler::Path),
-                    NameKind::Text => value.replace(block, length, is_indexed, Filler::Token),
+                    NameKind::Authority | NameKind::Scheme | NameKind::Protocol => {
+                        value.replace(block, length, is_indexed, Filler::Token)
+                    }
                     NameKind::Method => length > 0 && value.replace(block, length, is_indexed, Filler::Token),
                     NameKind::Status => false,
                 };
@@ -189,22 +236,30 @@ impl HeadBlocks {
         }
         let size = FIELD_COST + name_size + value.max_size();
         if is_indexed {
-            self.entries.push_front(Entry { name, fault, name_size, size });
+            self.entries.push_front(Entry { name, is_forbidden, fault, name_size, size });
             self.entries.truncate(MAX_ENTRIES);
         }
-        Some(Field { end: value.end, size, fault })
+        Some(Field { name: Some(name), is_forbidden, end: value.end, size, fault })
     }
 
     /// An entry of the static or the dynamic table. The library detects those that do not exist.
     fn entry(&self, index: usize) -> Entry {
         let name = match index {
-            1 | 6 | 7 => NameKind::Text,
+            1 => NameKind::Authority,
             2 | 3 => NameKind::Method,
             4 | 5 => NameKind::Path,
+            6 | 7 => NameKind::Scheme,
             8..=14 => NameKind::Status,
+            TRANSFER_ENCODING => NameKind::Connection,
             _ => NameKind::Header,
         };
-        let of_static = Entry { name, fault: None, name_size: MAX_STATIC_SIZE - FIELD_COST, size: MAX_STATIC_SIZE };
+        let of_static = Entry {
+            name,
+            is_forbidden: name == NameKind::Connection,
+            fault: None,
+            name_size: MAX_STATIC_SIZE - FIELD_COST,
+            size: MAX_STATIC_SIZE,
+        };
         let dynamic = index.checked_sub(STATIC_ENTRIES + 1).and_then(|index| self.entries.get(index));
         dynamic.copied().unwrap_or(of_static)
     }
@@ -217,8 +272,14 @@ impl NameKind {
             b":path" => NameKind::Path,
             b":method" => NameKind::Method,
             b":status" => NameKind::Status,
-            b":authority" | b":scheme" | b":protocol" => NameKind::Text,
-            [_, ..] if name.iter().all(is_lowercase_token) => NameKind::Header,
+            b":authority" => NameKind::Authority,
+            b":scheme" => NameKind::Scheme,
+            b":protocol" => NameKind::Protocol,
+            b"connection" | b"transfer-encoding" | b"upgrade" | b"keep-alive" | b"proxy-connection" => {
+                NameKind::Connection
+            }
+            b"te" => NameKind::Te,
+            [_, ..] if name.len() <= MAX_NAME && name.iter().all(is_lowercase_token) => NameKind::Header,
             _ => NameKind::Invalid,
         }
     }
@@ -227,17 +288,28 @@ impl NameKind {
     /// that of a blank in a path, for which the library resets the stream, is not found.
     fn needs_decoding(self, coded: &[u8]) -> bool {
         match self {
-            NameKind::Header | NameKind::Text | NameKind::Invalid => huffman::has_rare_byte(coded, false),
+            NameKind::Header
+            | NameKind::Connection
+            | NameKind::Authority
+            | NameKind::Scheme
+            | NameKind::Protocol
+            | NameKind::Invalid => huffman::has_rare_byte(coded, false),
             NameKind::Path => !huffman::begins_with_slash(coded) || huffman::has_rare_byte(coded, true),
-            NameKind::Method | NameKind::Status => true,
+            NameKind::Method | NameKind::Status | NameKind::Te => true,
         }
+    }
+
+    fn is_pseudo(self) -> bool {
+        !matches!(self, NameKind::Header | NameKind::Connection | NameKind::Te | NameKind::Invalid)
     }
 
     fn fault(self, value: &[u8]) -> Option<HeadFault> {
         let is_text = || value.iter().all(|byte| is_value_byte(*byte)) && std::str::from_utf8(value).is_ok();
         let is_valid = match self {
-            NameKind::Header | NameKind::Invalid => value.iter().all(|byte| is_value_byte(*byte)),
-            NameKind::Text => is_text(),
+            NameKind::Header | NameKind::Connection | NameKind::Te | NameKind::Invalid => {
+                value.iter().all(|byte| is_value_byte(*byte))
+            }
+            NameKind::Authority | NameKind::Scheme | NameKind::Protocol => is_text(),
             NameKind::Method => !value.is_empty() && ByteClass::TOKEN.contains_all(value),
             NameKind::Status => StatusCode::from_bytes(value).is_ok(),
             // SECURITY: the library silently drops a fragment; a program that keeps it sees a different path.
@@ -470,6 +542,32 @@ mod tests {
         // A part of the last field may wait for the next frame.
         for (frame_size, fault) in [(0, None), (400, None), (500, Some(HeadFault::TooLarge))] {
             assert_eq!(blocks().filter(&mut large.repeat(9), frame_size), fault);
+        }
+    }
+
+    #[test]
+    fn a_head_in_several_frames_keeps_the_rules() {
+        let request = [literal(0x40, b":method", b"GET"), literal(0x40, b":path", b"/")].concat();
+        let header = literal(0x40, b"te", b"trailers");
+        for (more, is_broken) in [
+            (literal(0, b"te", b"trailers"), false),
+            (vec![0xbe], false),
+            (literal(0, b"te", b"gzip"), true),
+            ([vec![0], string(b"te", true), string(b"gzip", true)].concat(), true),
+            (literal(0, b"connection", b"close"), true),
+            ([&[0x0f, 57 - 15, 1][..], b"x"].concat(), true),
+            (literal(0, b":path", b"/other"), true),
+            (literal(0, b":scheme", b"https"), true),
+            (vec![0xbf], true),
+            ([literal(0x40, b"upgrade", b"x"), vec![0xbe]].concat(), true),
+        ] {
+            for frame_size in [0, 400] {
+                let mut blocks = blocks();
+                let fault = blocks.filter(&mut [&request[..], &header, &more].concat(), frame_size);
+                // The library resets the stream of a head in one frame.
+                let expected = (is_broken && frame_size > 0).then_some(HeadFault::Malformed);
+                assert_eq!((fault, blocks.is_lost()), (expected, expected.is_some()), "{more:?}");
+            }
         }
     }
 

@@ -23,6 +23,7 @@ use crate::downstream::ServingConfig;
 use crate::downstream::activity::Activity;
 use crate::downstream::closing::CloseMode;
 use crate::downstream::frame_meter::FrameState;
+use crate::downstream::head_block::HeadFault;
 use crate::downstream::socket::ClientSocket;
 use crate::downstream::watched_io::WatchedIo;
 use crate::gateway::context::Peer;
@@ -230,7 +231,8 @@ where
         let stream_id = respond.stream_id().as_u32();
         let fault = self.frames.take_fault(stream_id);
         self.io.sent_frames().record_request(stream_id);
-        if fault.is_some() {
+        // The others are answered.
+        if matches!(fault, Some(HeadFault::Malformed | HeadFault::Unreadable)) {
             self.io.sent_frames().record_own_reset(stream_id);
         }
         let stream = stream::serve(gateway, Rc::clone(&self.peer), request, fault, respond, delivery);
