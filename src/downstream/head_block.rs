@@ -197,9 +197,10 @@ impl HeadBlocks {
                 let decoded = text.decode(block)?;
                 let name = NameKind::new(&decoded);
                 let length = decoded.len();
-                // A string that is empty cannot be replaced.
-                if name == NameKind::Invalid && !(length > 0 && text.replace(block, length, is_indexed, Filler::Token))
-                {
+                // A string that is empty or too long cannot be replaced.
+                let mut is_replaced =
+                    || (1..=MAX_NAME).contains(&length) && text.replace(block, length, is_indexed, Filler::Token);
+                if name == NameKind::Invalid && !is_replaced() {
                     self.lose();
                 }
                 (name, length, text.end)
@@ -526,6 +527,9 @@ mod tests {
             assert_eq!(filtered(&mut blocks, &block).1, Some(HeadFault::Malformed), "{block:?}");
             assert!(blocks.is_lost(), "{block:?}");
         }
+        let long_name = [&[0, 0x7f, 0x81, 0xff, 3][..], &[b'x'; MAX_NAME + 1], &string(b"a", false)].concat();
+        let mut blocks = HeadBlocks::new(2 * MAX_NAME);
+        assert_eq!((filtered(&mut blocks, &long_name).1, blocks.is_lost()), (Some(HeadFault::Malformed), true));
     }
 
     #[test]
