@@ -446,15 +446,14 @@ mod tests {
         let path = ("HEALTH_PATH", "/health");
         let later = options(&[("RESPONSE_TIMEOUT", "7s"), path]);
         for failure in [EndpointFailure::Connect, EndpointFailure::ErrorStatus, EndpointFailure::HealthCheck] {
-            let new = backends_with_ejections(failure).with_options(later.clone(), plain(2), TlsChange::Unchanged);
+            let old = backends_with_ejections(failure);
+            old.endpoints()[1].counters_of(0).open_connections.add(1);
+            let new = old.with_options(later.clone(), plain(2), TlsChange::Unchanged);
             assert_eq!(states(&new), now(Healthy, Ejected, Ejected), "{failure:?}");
             assert!(new.is_usable() && new.has_looked_up_all_names());
             assert_eq!(new.endpoints()[1].totals().ejections, 1, "counters are copied");
-            assert_eq!(
-                new.endpoints()[1].counters_of(0).open_connections.get(),
-                0,
-                "connections are counted per configuration"
-            );
+            let open_connections = new.endpoints()[1].totals().open_connections;
+            assert_eq!(open_connections, 0, "connections are counted per configuration");
         }
         let all_healthy = now(Healthy, Healthy, Healthy);
         let other_tls =
